@@ -1,0 +1,172 @@
+//! Flags to a checked [`Config`]; every default in one place.
+
+#![expect(clippy::doc_markdown, reason = "--help prints these sentences as they stand")]
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+
+use crate::service::Service;
+
+/// Shows Dovecot's processes beside `process_limit` before clients are turned away.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about, long_about = None, max_term_width = 100)]
+pub struct Config {
+    /// Address to listen on; repeatable. `:9166` is every address, `127.0.0.1:0` any free port.
+    #[arg(long = "web.listen-address", value_name = "ADDR", default_value = ":9166", help_heading = "Web")]
+    pub listen_addresses: Vec<ListenAddress>,
+    /// Path of the metrics.
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path, help_heading = "Web")]
+    pub telemetry_path: String,
+    /// Dovecot's configuration, of the instance to watch.
+    #[arg(
+        long = "dovecot.config",
+        value_name = "FILE",
+        default_value = "/etc/dovecot/dovecot.conf",
+        help_heading = "Dovecot"
+    )]
+    pub dovecot_config: PathBuf,
+    /// Dovecot's program that reads it.
+    #[arg(
+        long = "dovecot.doveconf",
+        value_name = "FILE",
+        default_value = "doveconf",
+        help_heading = "Dovecot"
+    )]
+    pub doveconf: PathBuf,
+    /// Log to follow; repeatable. [default: Dovecot's log_path, else /var/log/mail.log, /var/log/maillog or
+    /// /var/log/dovecot.log]
+    #[arg(long = "dovecot.log-file", value_name = "FILE", help_heading = "Dovecot")]
+    pub log_files: Vec<PathBuf>,
+    /// A service's process_limit, if nothing else tells it truly; repeatable.
+    #[arg(long = "dovecot.process-limit", value_name = "SERVICE=N", value_parser = process_limit, help_heading = "Dovecot")]
+    pub process_limits: Vec<(Service, u32)>,
+    /// Where the proc file system is mounted in which Dovecot's processes can be seen.
+    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc", help_heading = "Dovecot")]
+    pub procfs: PathBuf,
+    /// Least important messages to log.
+    #[arg(
+        long = "log.level",
+        value_enum,
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "The exporter's own log"
+    )]
+    pub log_level: LogLevel,
+    /// Form of the messages, on standard error.
+    #[arg(
+        long = "log.format",
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "logfmt",
+        help_heading = "The exporter's own log"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Importance of a message.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Form of a message.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogFormat {
+    Logfmt,
+    Json,
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListenAddress {
+    /// On this port of every address of the host.
+    Any(u16),
+    /// On this address only.
+    One(SocketAddr),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any(port) => write!(formatter, ":{port}"),
+            Self::One(address) => address.fmt(formatter),
+        }
+    }
+}
+
+impl std::str::FromStr for ListenAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
+        port.map(Self::Any)
+            .or_else(|| text.parse().ok().map(Self::One))
+            .ok_or("write IP:PORT or :PORT, for example :9166, 127.0.0.1:9166 or [::1]:9166")
+    }
+}
+
+fn process_limit(text: &str) -> Result<(Service, u32), &'static str> {
+    let parse = |(service, number): (&str, &str)| {
+        Some((Service::parse(service)?, number.parse().ok().filter(|number| *number > 0)?))
+    };
+    text.split_once('=').and_then(parse).ok_or("write SERVICE=N with N above 0, for example imap-login=500")
+}
+
+fn telemetry_path(text: &str) -> Result<String, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let valid =
+        text.len() > 1 && text.starts_with('/') && !text.starts_with("/-/") && text.bytes().all(plain);
+    valid.then(|| text.to_owned()).ok_or("write a path such as /metrics, of letters, digits and /._-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        let flags = std::iter::once(&"exporter").chain(flags);
+        Config::try_parse_from(flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults() {
+        Config::command().debug_assert();
+        let config = parse(&[]).expect("no flag is needed");
+        assert_eq!(config.listen_addresses, [ListenAddress::Any(9166)]);
+        assert_eq!(config.telemetry_path, "/metrics");
+        assert!(config.log_files.is_empty());
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for good in [
+            "--web.listen-address=[::1]:0",
+            "--dovecot.process-limit=imap-login=500",
+            "--web.telemetry-path=/m",
+        ] {
+            parse(&[good]).expect(good);
+        }
+        for (bad, hint) in [
+            ("--web.listen-address=localhost", "IP:PORT"),
+            ("--web.listen-address=:99999", "IP:PORT"),
+            ("--dovecot.process-limit=imap-login", "SERVICE=N"),
+            ("--dovecot.process-limit=imap-login=0", "SERVICE=N"),
+            ("--dovecot.process-limit=imap login=5", "SERVICE=N"),
+            ("--web.telemetry-path=metrics", "/metrics"),
+            ("--web.telemetry-path=/-/ready", "/metrics"),
+            ("--web.telemetry-path=/{x}", "/metrics"),
+            ("--log.level=loud", "info"),
+            ("--nonsense", "nonsense"),
+        ] {
+            let error = parse(&[bad]).expect_err(bad);
+            assert!(error.contains(hint), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The owner of all state: what was counted, what was last read, and how a reading of it all is made.
+
+pub mod reading;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{select, sync::Notify, task::spawn_blocking, time::sleep};
+use tracing::{info, warn};
+
+use crate::{
+    cli::Config,
+    limits::{Limits, doveconf, files::ConfigFiles},
+    log::{
+        follow::{Follower, LogState},
+        grammar::Event,
+        hint::Hint,
+    },
+    processes::scan::{self, Census, Wanted},
+    service::Service,
+    tally::Tally,
+};
+use reading::{KnownLimits, Reading};
+
+/// How often the configuration's files are looked at.
+const CONFIG_LOOK: Duration = Duration::from_secs(2);
+/// How long after a failure `doveconf` is tried again if nothing changed.
+const DOVECONF_RETRY: Duration = Duration::from_secs(60);
+/// The longest time between two looks at the log: linemux only makes it shorter.
+const LOG_LOOK: Duration = Duration::from_millis(250);
+/// Between two passes while lines flow: a flood costs time, not writes.
+const LOG_GAP: Duration = Duration::from_millis(2);
+/// How long lines are thought to flow on after the last one.
+const LOG_FLOW: Duration = Duration::from_millis(50);
+
+/// Everything the program knows.
+#[derive(Debug)]
+pub struct Exporter {
+    config: Config,
+    flags: BTreeMap<Service, u32>,
+    tally: Mutex<Tally>,
+    logs: Mutex<Vec<LogState>>,
+    limits: Mutex<KnownLimits>,
+    scans: Mutex<Scans>,
+    /// The newest reading and when it began; held while one is made, so that there is one at a time.
+    latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
+    /// Asks for `doveconf` to be run: Dovecot has read its configuration.
+    loaded: Notify,
+    /// Asks for `doveconf` to be run.
+    changed: Notify,
+}
+
+type Latest = (Instant, Arc<Reading>);
+
+/// What is remembered from one scan to the next.
+#[derive(Debug, Default)]
+struct Scans {
+    /// The master and its newest reading of the configuration, when they were last seen.
+    generation: Option<Generation>,
+    malformed: u64,
+    failed: u64,
+    trouble: Option<String>,
+}
+
+/// Tells the running configuration from an earlier one: the master, and [`Census::generation`].
+type Generation = ((i32, u64), (u64, i32));
+
+/// No code panics while it holds one of these; if one ever did, its value is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Exporter {
+    /// One that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            flags: config.process_limits.iter().cloned().collect(),
+            config,
+            tally: Mutex::default(),
+            logs: Mutex::default(),
+            limits: Mutex::default(),
+            scans: Mutex::default(),
+            latest: Arc::default(),
+            loaded: Notify::new(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// A reading that began after this call, shared with whoever asked before it began.
+    pub async fn read(self: &Arc<Self>) -> Arc<Reading> {
+        let asked = Instant::now();
+        let mut latest = self.latest.clone().lock_owned().await;
+        if let Some((_, reading)) = latest.as_ref().filter(|(began, _)| *began >= asked) {
+            return reading.clone();
+        }
+        let exporter = self.clone();
+        // The lock goes along: a request that gives up does not let a second reading begin beside the first.
+        let reading = spawn_blocking(move || {
+            let began = Instant::now();
+            let reading = Arc::new(exporter.measure());
+            *latest = Some((began, reading.clone()));
+            reading
+        });
+        reading.await.expect("a panic ends the process")
+    }
+
+    /// Reads `/proc`, and puts all that is known beside it.
+    fn measure(&self) -> Reading {
+        let limits = lock(&self.limits).clone();
+        let began = Instant::now();
+        let census = scan::scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
+        let duration = began.elapsed();
+        let census = census.map_err(|blind| blind.to_string());
+        let (malformed, failed) = self.note_scan(&census);
+        let mut tally = lock(&self.tally);
+        let services = reading::services(&census, &limits, &self.flags, &mut tally);
+        let tally = tally.clone();
+        let logs = lock(&self.logs).clone();
+        Reading { census, services, tally, logs, limits_trouble: limits.trouble, duration, malformed, failed }
+    }
+
+    /// Counts what went wrong in a scan, and notices that Dovecot has read its configuration again.
+    fn note_scan(&self, census: &Result<Census, String>) -> (u64, u64) {
+        let mut scans = lock(&self.scans);
+        scans.failed += u64::from(census.is_err());
+        let trouble = census.as_ref().err();
+        log_change("procfs", scans.trouble.as_ref(), trouble);
+        scans.trouble = trouble.cloned();
+        if let Ok(census) = census {
+            scans.malformed += census.malformed;
+            let master = census.master.as_ref().map(|master| (master.pid, master.start));
+            let generation = master.zip(census.generation);
+            if generation.is_some() && scans.generation != generation {
+                if scans.generation.is_some() {
+                    lock(&self.tally).warned.clear();
+                    self.loaded.notify_one();
+                }
+                scans.generation = generation;
+            }
+        }
+        (scans.malformed, scans.failed)
+    }
+
+    /// Counts what one pass over the log gave.
+    pub fn count(&self, events: &[Event], states: Vec<LogState>) {
+        let now = SystemTime::now();
+        let mut tally = lock(&self.tally);
+        for event in events {
+            tally.count(event, now);
+            if *event == Event::Reload {
+                self.loaded.notify_one();
+            }
+        }
+        drop(tally);
+        let mut logs = lock(&self.logs);
+        for (index, state) in states.iter().enumerate() {
+            let before = logs.get(index).and_then(|before| before.trouble.as_ref());
+            log_change("log", before, state.trouble.as_ref());
+        }
+        *logs = states;
+    }
+
+    /// Follows `paths` for ever. Reads at once when something was written.
+    pub fn follow(&self, mut follower: Follower, mut hint: Hint) -> ! {
+        let mut flowing = None;
+        loop {
+            let mut events = Vec::new();
+            let any = follower.pass(&mut |event| events.push(event));
+            self.count(&events, follower.states());
+            if any {
+                flowing = Some(Instant::now());
+                hint.renew();
+            }
+            if flowing.is_some_and(|since| since.elapsed() < LOG_FLOW) {
+                std::thread::sleep(LOG_GAP);
+            } else {
+                hint.wait(LOG_LOOK);
+            }
+        }
+    }
+
+    /// Reads Dovecot's configuration now, and then whenever it changes, Dovecot reads it, or somebody asks.
+    /// Calls `first` after the first time.
+    pub async fn keep_limits(&self, first: impl FnOnce()) {
+        let mut files = ConfigFiles::find(&self.config.dovecot_config);
+        let mut failed = self.read_limits(true).await;
+        first();
+        loop {
+            let loaded = select! {
+                () = self.loaded.notified() => true,
+                () = self.changed.notified() => false,
+                () = sleep(CONFIG_LOOK) => {
+                    if !files.changed() && failed.is_none_or(|failed| failed.elapsed() < DOVECONF_RETRY) {
+                        continue;
+                    }
+                    false
+                }
+            };
+            // Before doveconf reads them: what changes meanwhile is a change.
+            files = ConfigFiles::find(&self.config.dovecot_config);
+            failed = self.read_limits(loaded).await;
+        }
+    }
+
+    /// Runs `doveconf`; returns the time if it failed. What was known stays known then: Dovecot, too, keeps its
+    /// configuration when it cannot read a new one.
+    async fn read_limits(&self, loaded: bool) -> Option<Instant> {
+        let read = doveconf::read(&self.config.doveconf, &self.config.dovecot_config).await;
+        let reload_is_seen = lock(&self.scans).generation.is_some();
+        let mut limits = lock(&self.limits);
+        log_change("limits", limits.trouble.as_ref(), read.as_ref().err());
+        limits.trouble = read.as_ref().err().cloned();
+        let read = read.ok();
+        if let Some(read) = &read {
+            // Without a sight of reloads, what is on disk is the best guess at what is in force.
+            if loaded || limits.in_force.is_none() || !reload_is_seen {
+                limits.in_force = Some(read.clone());
+            }
+            limits.configured = Some(read.clone());
+        }
+        read.is_none().then(Instant::now)
+    }
+
+    /// Has the configuration read again.
+    pub fn reread_limits(&self) {
+        self.changed.notify_one();
+    }
+
+    /// The log files to follow, and why these.
+    pub fn log_files(&self) -> (Vec<PathBuf>, &'static str) {
+        if !self.config.log_files.is_empty() {
+            return (self.config.log_files.clone(), "--dovecot.log-file");
+        }
+        if let Some(path) = lock(&self.limits).in_force.as_ref().and_then(|limits| limits.log_path.clone()) {
+            return (vec![path], "Dovecot's log_path");
+        }
+        let usual = ["/var/log/mail.log", "/var/log/maillog", "/var/log/dovecot.log"].map(PathBuf::from);
+        match usual.iter().find(|path| path.exists()) {
+            Some(path) => (vec![path.clone()], "a usual place of mail logs"),
+            None => (usual[..1].to_vec(), "nothing else was found"),
+        }
+    }
+}
+
+fn wanted(limits: Option<&Limits>) -> Wanted {
+    let base_dir = limits.and_then(|limits| limits.base_dir.as_ref());
+    // Readable for root only; the other marks of the instance do for everybody else.
+    let pid = base_dir.and_then(|base_dir| std::fs::read_to_string(base_dir.join("master.pid")).ok());
+    Wanted {
+        pid: pid.and_then(|pid| pid.trim().parse().ok()),
+        instance_name: limits.and_then(|limits| limits.instance_name.clone()),
+    }
+}
+
+/// One line when a source fails, fails otherwise, or is well again.
+fn log_change(source: &'static str, before: Option<&String>, now: Option<&String>) {
+    match now {
+        Some(trouble) if before != Some(trouble) => {
+            warn!(source, reason = trouble.as_str(), "source is down");
+        }
+        None if before.is_some() => info!(source, "source is up again"),
+        _ => {}
+    }
+}

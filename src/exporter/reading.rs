@@ -1,0 +1,205 @@
+//! One reading of everything, and the page of metrics it makes.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    limits::{self, LimitSource, Limits, Settings},
+    log::follow::LogState,
+    metrics::{self, Metric, Page},
+    processes::{own, scan::Census},
+    service::Service,
+    tally::Tally,
+};
+
+/// What is known of Dovecot's configuration.
+#[derive(Clone, Debug, Default)]
+pub struct KnownLimits {
+    /// What the running Dovecot has read, as far as that can be told.
+    pub in_force: Option<Limits>,
+    /// What is on disk.
+    pub configured: Option<Limits>,
+    /// Why `doveconf` last failed.
+    pub trouble: Option<String>,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Dovecot's processes, or why they cannot be seen.
+    pub census: Result<Census, String>,
+    /// Each service, in alphabetical order.
+    pub services: Vec<ServiceReading>,
+    /// What was counted.
+    pub tally: Tally,
+    /// The log files.
+    pub logs: Vec<LogState>,
+    /// Why `doveconf` last failed.
+    pub limits_trouble: Option<String>,
+    /// How long the reading of `/proc` took.
+    pub duration: Duration,
+    /// Processes that scans left out, since the start.
+    pub malformed: u64,
+    /// Scans that failed, since the start.
+    pub failed: u64,
+}
+
+/// One service.
+#[derive(Clone, Debug)]
+pub struct ServiceReading {
+    /// Its name.
+    pub service: Service,
+    /// Its processes, if they can be told.
+    pub processes: Option<u64>,
+    /// Its settings in force.
+    pub settings: Settings,
+    /// Where its `process_limit` comes from.
+    pub source: Option<LimitSource>,
+    /// Its settings on disk.
+    pub configured: Option<Settings>,
+}
+
+/// Puts together what is known of each service. From now on `tally` has series for all of them.
+pub fn services(
+    census: &Result<Census, String>,
+    known: &KnownLimits,
+    flags: &BTreeMap<Service, u32>,
+    tally: &mut Tally,
+) -> Vec<ServiceReading> {
+    let defaults = limits::defaults::limits();
+    let limits = match &known.in_force {
+        Some(limits) => (limits, LimitSource::Doveconf),
+        None => (&defaults, LimitSource::Default),
+    };
+    let mut processes: BTreeMap<Service, u64> = BTreeMap::new();
+    for (program, count) in census.iter().flat_map(|census| &census.programs) {
+        if let Some(service) = limits.0.service_of(program) {
+            *processes.entry(tally.know(&service)).or_default() += count;
+        }
+    }
+    let configured = known.configured.iter().flat_map(|limits| limits.services.keys());
+    for service in limits.0.services.keys().chain(configured).chain(flags.keys()) {
+        tally.know(service);
+    }
+    let reading = |service: &Service| {
+        let warned = tally.warned.get(service);
+        let (settings, source) = limits::in_force(service, limits, warned, flags.get(service).copied());
+        let program = settings.program.as_ref();
+        let alone = program.is_none_or(|program| limits.0.service_of(program).is_some());
+        ServiceReading {
+            service: service.clone(),
+            processes: (census.is_ok() && alone).then(|| processes.get(service).copied().unwrap_or_default()),
+            settings,
+            source,
+            configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
+        }
+    };
+    tally.services().map(reading).collect()
+}
+
+impl Reading {
+    /// The state of each kind of source: its name, and what is wrong with it.
+    pub fn sources(&self) -> [(&'static str, Option<&str>); 3] {
+        let none = self.logs.is_empty().then_some("no log file has been looked at yet");
+        let log = self.logs.iter().find_map(|log| log.trouble.as_deref()).or(none);
+        [
+            ("procfs", self.census.as_ref().err().map(String::as_str)),
+            ("log", log),
+            ("limits", self.limits_trouble.as_deref()),
+        ]
+    }
+
+    /// Every sample there is.
+    pub fn page(&self) -> Page {
+        let mut page = Page::default();
+        if let Ok(census) = &self.census {
+            page.add(&metrics::MASTER_UP, &[], if census.master.is_some() { 1.0 } else { 0.0 });
+        }
+        for service in &self.services {
+            add_service(&mut page, service);
+        }
+        for ((service, limit), count) in &self.tally.drop_warnings {
+            page.add(&metrics::SERVICE_DROP_WARNINGS, &[service.as_str(), limit.as_str()], whole(*count));
+        }
+        for (service, time) in &self.tally.last_drop_warning {
+            page.add(&metrics::SERVICE_LAST_DROP_WARNING, &[service.as_str()], since_1970(*time));
+        }
+        page.add(&metrics::MASTER_RELOADS, &[], whole(self.tally.reloads));
+        page.add(&metrics::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        for (source, trouble) in self.sources() {
+            page.add(&metrics::SOURCE_UP, &[source], if trouble.is_none() { 1.0 } else { 0.0 });
+        }
+        page.add(&metrics::SCRAPE_DURATION, &[], self.duration.as_secs_f64());
+        page.add(&metrics::SCAN_ERRORS, &["malformed"], whole(self.malformed));
+        page.add(&metrics::SCAN_ERRORS, &["down"], whole(self.failed));
+        for log in &self.logs {
+            add_log(&mut page, log);
+        }
+        add_own(&mut page);
+        page
+    }
+}
+
+fn add_service(page: &mut Page, reading: &ServiceReading) {
+    let service = [reading.service.as_str()];
+    let settings = &reading.settings;
+    let configured = reading.configured.as_ref().and_then(|settings| settings.process_limit);
+    let values: [(&'static Metric, Option<f64>); 7] = [
+        (&metrics::SERVICE_PROCESSES, reading.processes.map(whole)),
+        (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(limits::Limit::value)),
+        (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(limits::Limit::value)),
+        (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(limits::Limit::value)),
+        (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
+        (&metrics::SERVICE_PROCESS_MIN_AVAIL, settings.process_min_avail.map(Into::into)),
+        (&metrics::SERVICE_RESTART_REQUEST_COUNT, settings.restart_request_count.map(limits::Limit::value)),
+    ];
+    for (metric, value) in values {
+        page.add_known(metric, &service, value);
+    }
+    if let Some(source) = reading.source {
+        page.add(&metrics::LIMIT_SOURCE_INFO, &[reading.service.as_str(), source.as_str()], 1.0);
+    }
+}
+
+fn add_log(page: &mut Page, log: &LogState) {
+    let path = log.path.to_string_lossy();
+    let values: [(&'static Metric, u64); 9] = [
+        (&metrics::LOG_LINES, log.lines),
+        (&metrics::LOG_BYTES, log.bytes),
+        (&metrics::LOG_ROTATIONS, log.rotations),
+        (&metrics::LOG_TRUNCATIONS, log.truncations),
+        (&metrics::LOG_OVERSIZED_LINES, log.oversized_lines),
+        (&metrics::LOG_READ_ERRORS, log.read_errors),
+        (&metrics::LOG_POSITION, log.position),
+        (&metrics::LOG_SIZE, log.size),
+        (&metrics::LOG_UNANCHORED_WARNINGS, log.unanchored_warnings),
+    ];
+    for (metric, value) in values {
+        page.add(metric, &[&path], whole(value));
+    }
+    page.add_known(&metrics::LOG_LAST_READ, &[&path], log.last_read.map(since_1970));
+}
+
+/// Without `/proc/self` these are simply not known.
+fn add_own(page: &mut Page) {
+    let Ok(own) = own::read() else { return };
+    page.add(&metrics::PROCESS_CPU, &[], own.cpu_seconds);
+    page.add(&metrics::PROCESS_RESIDENT_MEMORY, &[], whole(own.resident_bytes));
+    page.add(&metrics::PROCESS_VIRTUAL_MEMORY, &[], whole(own.virtual_bytes));
+    page.add(&metrics::PROCESS_OPEN_FDS, &[], whole(own.open_fds));
+    page.add_known(&metrics::PROCESS_MAX_FDS, &[], own.max_fds.map(whole));
+    page.add(&metrics::PROCESS_THREADS, &[], whole(own.threads));
+    page.add(&metrics::PROCESS_START_TIME, &[], own.start_time_seconds);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else, and 2^52 is far")]
+fn whole(number: u64) -> f64 {
+    number as f64
+}
+
+/// A clock before 1970 is as wrong as 0.
+fn since_1970(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,250 @@
+//! `doveconf` of 2.3 and 2.4, run and read.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+    time::timeout,
+};
+
+use super::{Limit, Limits, Settings};
+use crate::{processes::scan::Program, service::Service};
+
+/// It takes 10 ms where all is well.
+const TIME: Duration = Duration::from_secs(10);
+/// The output of a stock configuration has 40 KiB.
+const MAX_OUTPUT: u64 = 4 << 20;
+
+/// What is asked for. In 2.4 the dump of everything has only the services that the configuration names, and
+/// without their built-in settings; a dump of the block `service` has all. An unknown setting, such as
+/// `service_client_limit` is to 2.3, is passed over in silence.
+const SETTINGS: [&str; 11] = [
+    "base_dir",
+    "instance_name",
+    "log_path",
+    "protocols",
+    "default_process_limit",
+    "default_client_limit",
+    "service_process_limit",
+    "service_client_limit",
+    "service_process_min_avail",
+    "service_restart_request_count",
+    "service",
+];
+
+/// What `doveconf` says of the configuration in `config`; the error is a sentence for the administrator.
+pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
+    // With -x variables are expanded as the master expands them, but files that values are taken from, the TLS
+    // keys among them, must be readable; without it no more is needed than the configuration itself.
+    let output = match run(doveconf, &["-x", "-c"], config).await {
+        Err(Failure::Exit(_)) => run(doveconf, &["-c"], config).await,
+        output => output,
+    };
+    match output {
+        Ok(text) => parse(&text).ok_or_else(|| {
+            format!(
+                "{} printed no services for {}: give --dovecot.doveconf Dovecot's own doveconf",
+                doveconf.display(),
+                config.display()
+            )
+        }),
+        Err(failure) => Err(in_words(doveconf, config, &failure)),
+    }
+}
+
+#[derive(Debug)]
+enum Failure {
+    Start(io::Error),
+    Exit(String),
+    TooSlow,
+}
+
+fn in_words(doveconf: &Path, config: &Path, failure: &Failure) -> String {
+    let (doveconf, config) = (doveconf.display(), config.display());
+    match failure {
+        Failure::Start(error) => format!(
+            "{doveconf} cannot be run ({error}): install Dovecot beside the exporter, or give --dovecot.doveconf its place, or state each limit with --dovecot.process-limit"
+        ),
+        Failure::Exit(said) => format!(
+            "{doveconf} cannot read {config} ({said}): mend the configuration, or let the exporter's user read all of it"
+        ),
+        Failure::TooSlow => {
+            format!(
+                "{doveconf} did not finish reading {config} within {} s and was killed: run it by hand to see why",
+                TIME.as_secs()
+            )
+        }
+    }
+}
+
+/// Runs it with a pipe for its output: `doveconf` of 2.4 can fail when that is a file.
+async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String, Failure> {
+    let mut child = Command::new(doveconf)
+        .args(options)
+        .arg(config)
+        .args(SETTINGS)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A group of its own, so that what a wrapper script started is killed with it.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Failure::Start)?;
+    let group = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let all = async { tokio::try_join!(read_all(stdout), read_all(stderr), child.wait()) };
+    let done: Result<io::Result<(String, String, ExitStatus)>, _> = timeout(TIME, all).await;
+    match done {
+        Ok(Ok((stdout, _, status))) if status.success() => Ok(stdout),
+        Ok(Ok((_, stderr, status))) => {
+            // Warnings come first, the reason comes last.
+            let reason = stderr.lines().rev().find(|line| !line.trim().is_empty());
+            Err(Failure::Exit(reason.map_or_else(|| status.to_string(), |line| line.trim().to_owned())))
+        }
+        Ok(Err(error)) => Err(Failure::Start(error)),
+        Err(_) => {
+            // Whoever ended meanwhile needs no signal.
+            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+            Err(Failure::TooSlow)
+        }
+    }
+}
+
+async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(MAX_OUTPUT).read_to_end(&mut bytes).await?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// It prints one setting a line, those of a block indented by two spaces:
+/// ```text
+/// default_process_limit = 100
+/// protocols = imap lmtp          (2.3)
+/// protocols {                    (2.4)
+///   imap = yes
+/// }
+/// service imap-login {
+///   process_limit = 5
+/// }
+/// ```
+/// 2.4 leaves out of a service's block what has Dovecot's general default. That can be changed for all services at
+/// once, by `service_process_limit` and the like, and then the built-in settings of each service are left out, too.
+#[derive(Debug, Default)]
+struct Dump<'a> {
+    globals: BTreeMap<&'a str, &'a str>,
+    protocols: Vec<&'a str>,
+    services: BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>,
+}
+
+impl<'a> Dump<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut dump = Self::default();
+        let mut block = "";
+        for line in text.lines() {
+            let indent = line.len() - line.trim_start().len();
+            match (indent, line.trim().split_once(" =")) {
+                (0, None) => block = line.strip_suffix(" {").unwrap_or_default(),
+                (0, Some((key, value))) => {
+                    dump.globals.insert(key, unquoted(value.trim()));
+                }
+                (2, Some((key, value))) => match (block, block.strip_prefix("service ")) {
+                    (_, Some(name)) => {
+                        dump.services.entry(unquoted(name)).or_default().insert(key, unquoted(value.trim()));
+                    }
+                    ("protocols", None) if value.trim() == "yes" => dump.protocols.push(key),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        dump.protocols
+            .extend(dump.globals.get("protocols").into_iter().flat_map(|list| list.split_ascii_whitespace()));
+        dump
+    }
+
+    /// The master makes a service if it belongs to no protocol or to one that is enabled (`service_is_enabled`,
+    /// src/master/master-settings.c).
+    fn enabled(&self, service: &BTreeMap<&str, &str>) -> bool {
+        service
+            .get("protocol")
+            .is_none_or(|protocol| protocol.is_empty() || self.protocols.contains(protocol))
+    }
+
+    fn setting(&self, service: &BTreeMap<&str, &'a str>, key: &str) -> Option<&'a str> {
+        service.get(key).or_else(|| self.globals.get(format!("service_{key}").as_str())).copied()
+    }
+
+    /// A limit for which 0, in 2.3, and nothing, in 2.4, mean the setting `default_KEY`.
+    fn limit(&self, service: &BTreeMap<&str, &'a str>, key: &str) -> Option<Limit> {
+        match self.setting(service, key) {
+            None | Some("" | "0") => {
+                self.globals.get(format!("default_{key}").as_str()).copied().and_then(limit)
+            }
+            Some(value) => self.variable(value).and_then(limit),
+        }
+    }
+
+    /// Follows 2.4's `$SET:NAME`, which is printed as it stands where doveconf may not expand it.
+    fn variable(&self, value: &'a str) -> Option<&'a str> {
+        value.strip_prefix("$SET:").map_or(Some(value), |name| self.globals.get(name).copied())
+    }
+
+    fn settings(&self, service: &BTreeMap<&str, &'a str>) -> Settings {
+        let count = match (service.get("service_count"), self.setting(service, "restart_request_count")) {
+            (Some(&"0"), _) => Some(Limit::Unlimited),
+            (Some(count), _) => limit(count),
+            (None, count) => count.and_then(limit),
+        };
+        let client_limit = self.limit(service, "client_limit");
+        let min_avail = self.setting(service, "process_min_avail");
+        Settings {
+            program: service.get("executable").map(|executable| Program::of_executable(executable)),
+            process_limit: self.limit(service, "process_limit"),
+            // The master takes the smaller of the two (`service_create`, src/master/service.c).
+            client_limit: client_limit.zip(count).map(|(clients, count)| clients.min(count)),
+            process_min_avail: min_avail.and_then(|number| number.parse().ok()),
+            restart_request_count: count,
+        }
+    }
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
+fn limit(value: &str) -> Option<Limit> {
+    if value == "unlimited" { Some(Limit::Unlimited) } else { value.parse().ok().map(Limit::Of) }
+}
+
+/// Reads what `doveconf` printed; nothing if that has no services.
+fn parse(text: &str) -> Option<Limits> {
+    let dump = Dump::of(text);
+    let global = |name| dump.globals.get(name).copied().filter(|value| !value.is_empty());
+    let services = dump.services.iter().filter(|(_, settings)| dump.enabled(settings));
+    let services: BTreeMap<Service, Settings> = services
+        .filter_map(|(name, settings)| Some((Service::parse(name)?, dump.settings(settings))))
+        .collect();
+    (!services.is_empty()).then(|| Limits {
+        services,
+        base_dir: global("base_dir").map(Into::into),
+        instance_name: global("instance_name").map(Into::into),
+        // `syslog`, and the terminals that a container's log comes from, are no files to follow.
+        log_path: global("log_path")
+            .filter(|path| path.starts_with('/') && !path.starts_with("/dev/"))
+            .map(Into::into),
+    })
+}
+
+#[cfg(test)]
+mod tests;

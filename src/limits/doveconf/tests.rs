@@ -1,0 +1,99 @@
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+
+fn fixture(name: &str) -> Limits {
+    let path = format!("{}/tests/fixtures/doveconf/{name}", env!("CARGO_MANIFEST_DIR"));
+    parse(&std::fs::read_to_string(path).unwrap()).expect("services")
+}
+
+/// As `doveadm service status` shows them, with `unlimited` for 4294967295.
+fn shown(limits: &Limits) -> Vec<String> {
+    let number = |limit: Option<Limit>| match limit {
+        Some(Limit::Of(number)) => number.to_string(),
+        Some(Limit::Unlimited) => "unlimited".to_owned(),
+        None => "unknown".to_owned(),
+    };
+    let line = |(service, settings): (&Service, &Settings)| {
+        format!("{service} {} {}", number(settings.process_limit), number(settings.client_limit))
+    };
+    limits.services.iter().map(line).collect()
+}
+
+fn of<'a>(limits: &'a Limits, service: &str) -> &'a Settings {
+    &limits.services[&Service::parse(service).unwrap()]
+}
+
+/// The fixtures are what `doveconf -a` printed and what `doveadm service status` of a Dovecot that ran with the
+/// same configuration printed.
+#[test]
+fn real_output_of_both_generations() {
+    for generation in ["2.3", "2.4"] {
+        let path = format!("{}/tests/fixtures/doveconf/{generation}.status", env!("CARGO_MANIFEST_DIR"));
+        let status = std::fs::read_to_string(path).unwrap().replace("4294967295", "unlimited");
+        let mut expected: Vec<&str> = status.lines().collect();
+        expected.sort_unstable();
+        assert_eq!(shown(&fixture(generation)), expected, "{generation}");
+    }
+}
+
+#[test]
+fn other_settings() {
+    let limits = fixture("2.3");
+    assert_eq!(limits.instance_name.as_deref(), Some("lab"));
+    assert_eq!(limits.log_path.as_deref(), Some(Path::new("/srv/lab/dovecot.log")));
+    assert_eq!(limits.base_dir.as_deref(), Some(Path::new("/srv/lab/run")));
+    let login = of(&limits, "imap-login");
+    assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
+    assert_eq!(of(&limits, "doveadm").program, Some(Program::of_executable("doveadm-server")));
+    assert_eq!(of(&limits, "auth-worker").program.as_ref().map(Program::as_str), Some("auth -w"));
+    let limits = fixture("2.4");
+    let login = of(&limits, "imap-login");
+    assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
+    assert_eq!(of(&limits, "imap").restart_request_count, Some(Limit::Of(1)));
+}
+
+#[test]
+fn without_the_right_to_expand_variables() {
+    let text = "default_process_limit = 77\ndefault_client_limit = 9\nprotocols {\n  imap = yes\n  pop3 = no\n}\n\
+                service a {\n  process_limit = $SET:default_process_limit\n  restart_request_count = unlimited\n}\n\
+                service b {\n  process_limit = %{system:cpu_count}\n  restart_request_count = 3\n  protocol = imap\n}\n\
+                service c {\n  protocol = pop3\n}\nlog_path = syslog\nbase_dir =\n";
+    let limits = parse(text).expect("services");
+    assert_eq!(shown(&limits), ["a 77 9", "b unknown 3"]);
+    assert_eq!((limits.log_path, limits.base_dir), (None, None));
+}
+
+#[test]
+fn what_is_no_output_of_doveconf() {
+    for text in ["", "hello\n", "service x {", "process_limit = 5\n", "  process_limit = 5\n}\n"] {
+        let services = parse(text).map(|limits| limits.services.len());
+        assert!(services.is_none_or(|services| services == 1), "{text:?}");
+    }
+}
+
+fn fail(script: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let doveconf = folder.path().join("doveconf");
+    std::fs::write(&doveconf, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&doveconf, PermissionsExt::from_mode(0o755)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))).expect_err("it fails")
+}
+
+#[test]
+fn failures_are_sentences() {
+    let failed =
+        fail("echo 'doveconf: Warning: other' >&2; echo 'doveconf: Fatal: line 3: bad' >&2; exit 89");
+    assert!(failed.contains("/etc/dovecot/x.conf (doveconf: Fatal: line 3: bad)"), "{failed}");
+    let silent = fail("exit 3");
+    assert!(silent.contains("exit status: 3"), "{silent}");
+    let empty = fail("exit 0");
+    assert!(empty.contains("--dovecot.doveconf"), "{empty}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let missing =
+        runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x"))).expect_err("it fails");
+    assert!(
+        missing.starts_with("/nowhere/doveconf cannot be run") && missing.contains("--dovecot.process-limit"),
+        "{missing}"
+    );
+}

@@ -1,0 +1,197 @@
+//! Limits: what Dovecot's services may use, from where that is known, and the arithmetic of capacity.
+
+pub mod defaults;
+pub mod doveconf;
+pub mod files;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::{processes::scan::Program, service::Service};
+
+/// A number of processes, connections or requests.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Limit {
+    /// So many.
+    Of(u32),
+    /// 2.4's `unlimited`; 2.3's `service_count = 0`.
+    Unlimited,
+}
+
+impl Limit {
+    /// As Prometheus writes it: `+Inf` where there is no limit.
+    pub fn value(self) -> f64 {
+        match self {
+            Self::Of(number) => number.into(),
+            Self::Unlimited => f64::INFINITY,
+        }
+    }
+}
+
+/// One service's settings, with Dovecot's defaults filled in. What is not known is absent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Settings {
+    /// What its processes run.
+    pub program: Option<Program>,
+    /// Most processes at a time.
+    pub process_limit: Option<Limit>,
+    /// Most connections of one process at a time, after Dovecot's clamp to
+    /// [`restart_request_count`](Self::restart_request_count).
+    pub client_limit: Option<Limit>,
+    /// Processes that are kept ready for new clients.
+    pub process_min_avail: Option<u32>,
+    /// Connections after which a process ends: `restart_request_count` in 2.4, `service_count` before.
+    pub restart_request_count: Option<Limit>,
+}
+
+impl Settings {
+    /// Connections that the service takes at a time.
+    pub fn connection_capacity(&self) -> Option<f64> {
+        // A service that serves one connection per process and has no limit is unlimited all the same.
+        Some(self.process_limit?.value() * self.client_limit?.value())
+    }
+}
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// The services that the master has: their protocol is enabled.
+    pub services: BTreeMap<Service, Settings>,
+    /// The `base_dir` setting.
+    pub base_dir: Option<PathBuf>,
+    /// The `instance_name` setting.
+    pub instance_name: Option<String>,
+    /// The `log_path` setting, if it is a file.
+    pub log_path: Option<PathBuf>,
+}
+
+impl Limits {
+    /// The service that the processes of `program` belong to; none if several services run the same one, because
+    /// `/proc` does not tell them apart.
+    pub fn service_of(&self, program: &Program) -> Option<Service> {
+        let mut users =
+            self.services.iter().filter(|(_, settings)| settings.program.as_ref() == Some(program));
+        match (users.next(), users.next()) {
+            (Some((service, _)), None) => Some(service.clone()),
+            (Some(_), Some(_)) => None,
+            // A service that the configuration no longer has, or never told us of.
+            (None, _) => Service::parse(program.as_str()),
+        }
+    }
+}
+
+/// Where a `process_limit` was taken from, best first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LimitSource {
+    /// `--dovecot.process-limit`.
+    Flag,
+    /// The newest drop warning since Dovecot read its configuration.
+    Warning,
+    /// `doveconf`.
+    Doveconf,
+    /// Dovecot's built-in default.
+    Default,
+}
+
+impl LimitSource {
+    /// The value of the label `source`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Warning => "warning",
+            Self::Doveconf => "doveconf",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// The limits that drop warnings named: they are the running master's own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Warned {
+    /// From `process_limit (N)`; 1 if the text was about `client_limit`, which the master writes only then.
+    pub process_limit: Option<u32>,
+    /// From `client_limit (N)`, after the clamp.
+    pub client_limit: Option<u32>,
+}
+
+/// The settings in force for `service` and where their `process_limit` comes from: `limits`, which were read from
+/// `read_from`, unless something better is known.
+pub fn in_force(
+    service: &Service,
+    (limits, read_from): (&Limits, LimitSource),
+    warned: Option<&Warned>,
+    flag: Option<u32>,
+) -> (Settings, Option<LimitSource>) {
+    let mut source = read_from;
+    let mut settings = limits.services.get(service).cloned().unwrap_or_default();
+    let mut better = |number: Option<u32>, from| {
+        if let Some(number) = number {
+            settings.process_limit = Some(Limit::Of(number));
+            source = from;
+        }
+    };
+    better(warned.and_then(|warned| warned.process_limit), LimitSource::Warning);
+    better(flag, LimitSource::Flag);
+    if let Some(number) = warned.and_then(|warned| warned.client_limit) {
+        settings.client_limit = Some(Limit::Of(number));
+    }
+    let source = settings.process_limit.map(|_| source);
+    (settings, source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(process_limit: u32) -> Limits {
+        let settings = Settings {
+            process_limit: Some(Limit::Of(process_limit)),
+            client_limit: Some(Limit::Of(10)),
+            program: Some(Program::of_executable("imap-login")),
+            ..Settings::default()
+        };
+        Limits { services: [(imap_login(), settings)].into(), ..Limits::default() }
+    }
+
+    fn imap_login() -> Service {
+        Service::parse("imap-login").expect("a name")
+    }
+
+    #[test]
+    fn the_best_source_wins() {
+        let limits = limits(5);
+        let warned = Warned { process_limit: Some(6), client_limit: Some(7) };
+        let force = |limits, warned, flag| {
+            let (settings, source) = in_force(&imap_login(), limits, warned, flag);
+            (
+                settings.process_limit.map(Limit::value),
+                source.map(LimitSource::as_str),
+                settings.connection_capacity(),
+            )
+        };
+        let defaults = (&defaults::limits(), LimitSource::Default);
+        let limits = (&limits, LimitSource::Doveconf);
+        assert_eq!(force(defaults, None, None), (Some(100.0), Some("default"), Some(100.0)));
+        assert_eq!(force(limits, None, None), (Some(5.0), Some("doveconf"), Some(50.0)));
+        assert_eq!(force(limits, Some(&warned), None), (Some(6.0), Some("warning"), Some(42.0)));
+        assert_eq!(force(limits, Some(&warned), Some(8)), (Some(8.0), Some("flag"), Some(56.0)));
+    }
+
+    #[test]
+    fn what_is_not_known_is_absent() {
+        let custom = Service::parse("custom").expect("a name");
+        for limits in [(&defaults::limits(), LimitSource::Default), (&limits(5), LimitSource::Doveconf)] {
+            assert_eq!(in_force(&custom, limits, None, None), (Settings::default(), None));
+        }
+    }
+
+    #[test]
+    fn services_that_run_one_executable_cannot_be_told_apart() {
+        let mut limits = limits(5);
+        let program = Program::of_executable("/usr/lib/dovecot/imap-login -D");
+        assert_eq!(limits.service_of(&program), Some(imap_login()));
+        let second = Service::parse("imap-login-ext").expect("a name");
+        limits.services.insert(second, limits.services[&imap_login()].clone());
+        assert_eq!(limits.service_of(&program), None);
+        assert_eq!(limits.service_of(&Program::of_executable("lmtp")), Service::parse("lmtp"));
+    }
+}

@@ -1,0 +1,6 @@
+//! The log: bytes to lines to events.
+
+pub mod follow;
+pub mod grammar;
+pub mod hint;
+pub mod lines;

@@ -1,0 +1,187 @@
+//! Flags, then wiring, then an exit code.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use clap::Parser;
+use dovecot_capacity_exporter::{
+    cli::{Config, LogFormat, LogLevel},
+    exporter::Exporter,
+    log::{follow::Follower, hint::Hint},
+    web::{
+        routes,
+        serve::{self, MAX_CONNECTIONS},
+    },
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Semaphore, oneshot, watch},
+    time::timeout,
+};
+use tracing::{Level, error, info};
+use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// A first scrape should find every series, but a `doveconf` that hangs must not keep us from starting.
+const FIRST_LIMITS_TIME: Duration = Duration::from_secs(1);
+/// For answers under way when the process is told to stop.
+const SHUTDOWN_TIME: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let config = match Config::try_parse() {
+        Ok(config) => config,
+        // --help and --version.
+        Err(answer) if !answer.use_stderr() => {
+            let _ = answer.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return refuse(first_line(&error.to_string())),
+    };
+    start_log(config.log_level, config.log_format);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            error!(reason = reason.as_str(), "cannot start");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Says on standard error why there is no start: the log has no form yet.
+fn refuse(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{reason}");
+    ExitCode::from(2)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or(text)
+}
+
+fn start_log(level: LogLevel, format: LogFormat) {
+    let level = LevelFilter::from_level(match level {
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Error => Level::ERROR,
+    });
+    let layer = match format {
+        LogFormat::Logfmt => {
+            tracing_logfmt::builder().with_target(false).layer().with_writer(io::stderr).boxed()
+        }
+        LogFormat::Json => {
+            tracing_subscriber::fmt::layer().json().with_target(false).with_writer(io::stderr).boxed()
+        }
+    };
+    tracing_subscriber::registry().with(layer.with_filter(level)).init();
+}
+
+/// Runs until a signal says to stop; an error is a sentence that says why it cannot start.
+fn run(config: Config) -> Result<(), String> {
+    let addresses = config.listen_addresses.clone();
+    let telemetry_path = config.telemetry_path.clone();
+    let exporter = Arc::new(Exporter::new(config));
+    let runtime = runtime().map_err(|error| format!("the system lets no event loop start: {error}"))?;
+    let done = runtime.block_on(async {
+        let mut signals = Signals::new().map_err(|error| format!("signals cannot be received: {error}"))?;
+        let mut listeners = Vec::new();
+        for address in addresses {
+            let bound = serve::bind(address).await;
+            listeners.push(bound.map_err(|error| {
+                format!("cannot listen on {address} ({error}): give --web.listen-address an address and a port that are free")
+            })?);
+        }
+        keep_limits(&exporter).await?;
+        follow_log(&exporter)?;
+        let router = routes::router(exporter.clone(), &telemetry_path);
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let (stop, stopped) = watch::channel(());
+        for listener in listeners {
+            let address = listener.local_addr().map_err(|error| format!("a socket has no address: {error}"))?;
+            tokio::spawn(serve::serve(listener, router.clone(), slots.clone(), stopped.clone()));
+            info!(%address, "listening");
+        }
+        drop(stopped);
+        signals.wait(&exporter).await;
+        info!("stopping");
+        stop.send_replace(());
+        // Answers under way get to their end; whoever is slower than this is cut off.
+        let _ = timeout(SHUTDOWN_TIME, stop.closed()).await;
+        Ok(())
+    });
+    runtime.shutdown_background();
+    done
+}
+
+/// One thread for everything that waits, and one for the reading of `/proc`: there is never more than one reading.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().max_blocking_threads(1).build()
+}
+
+/// Starts a thread that keeps the limits known, on an event loop of its own: a file system that hangs must not
+/// stop the answers. Returns when they were first read, or when that takes too long.
+async fn keep_limits(exporter: &Arc<Exporter>) -> Result<(), String> {
+    let failed = |error| format!("the system lets no thread start: {error}");
+    let (known, first) = oneshot::channel();
+    let runtime = runtime().map_err(failed)?;
+    let exporter = exporter.clone();
+    let first_known = || {
+        // Nobody may be waiting any more.
+        let _ = known.send(());
+    };
+    let keep = move || runtime.block_on(exporter.keep_limits(first_known));
+    thread::Builder::new().name("limits".into()).spawn(keep).map_err(failed)?;
+    let _ = timeout(FIRST_LIMITS_TIME, first).await;
+    Ok(())
+}
+
+/// Starts the thread that follows the log.
+fn follow_log(exporter: &Arc<Exporter>) -> Result<(), String> {
+    let failed = |error| format!("the system lets no thread start: {error}");
+    let (paths, because) = exporter.log_files();
+    for path in &paths {
+        info!(file = %path.display(), because, "following");
+    }
+    let follower = Follower::new(&paths);
+    let hint = Hint::new(paths).map_err(failed)?;
+    let exporter = exporter.clone();
+    thread::Builder::new()
+        .name("log".into())
+        .spawn(move || exporter.follow(follower, hint))
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// What the process is told from outside. Handlers are needed even to be stopped: as process 1 of a container the
+/// kernel ignores what has none.
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Returns when the process is to stop.
+    async fn wait(&mut self, exporter: &Exporter) {
+        loop {
+            select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => exporter.reread_limits(),
+            }
+        }
+    }
+}

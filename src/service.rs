@@ -1,0 +1,72 @@
+//! The words: a Dovecot service's name and the two limits it can reach.
+
+use std::fmt;
+
+/// Most services whose names become label values; Dovecot itself has about 30.
+pub const MAX_SERVICES: usize = 64;
+
+/// A Dovecot service's name, safe as a label value: `[a-z0-9_-]{1,64}`.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Service(Box<str>);
+
+impl Service {
+    /// The service called `name`, or nothing if that is not a name this program shows.
+    pub fn parse(name: &str) -> Option<Self> {
+        let valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        ((1..=64).contains(&name.len()) && name.bytes().all(valid)).then(|| Self(name.into()))
+    }
+
+    /// What stands for services beyond [`MAX_SERVICES`] and for names outside the grammar.
+    pub fn other() -> Self {
+        Self("other".into())
+    }
+
+    /// The name as Dovecot writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Which of the two limits a drop warning names.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum LimitKind {
+    /// No further process may be started. Dovecot also says so when every client slot of the last process is
+    /// taken, as long as `process_limit` is above 1 (`service_log_drop_warning`, src/master/service-monitor.c).
+    Process,
+    /// The only process the service may have is full.
+    Client,
+}
+
+impl LimitKind {
+    /// Both, in the order of their label values on the page.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Process];
+
+    /// The value of the label `limit`: Dovecot's setting name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process_limit",
+            Self::Client => "client_limit",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded() {
+        for good in ["imap-login", "dns_client", "a", "x2", &"a".repeat(64)] {
+            assert_eq!(Service::parse(good).map(|service| service.to_string()).as_deref(), Some(good));
+        }
+        for bad in ["", "IMAP", "imap login", "a\"b", "a\n", "ä", &"a".repeat(65)] {
+            assert_eq!(Service::parse(bad), None, "{bad:?}");
+        }
+    }
+}

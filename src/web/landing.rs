@@ -1,0 +1,185 @@
+//! The landing page: what a person sees first. Services beside their limits, and the state of each source.
+
+use std::{
+    fmt::{self, Display, Write},
+    time::SystemTime,
+};
+
+use crate::{
+    exporter::reading::{Reading, ServiceReading},
+    limits::Limit,
+    service::LimitKind,
+};
+
+const STYLE: &str = include_str!("landing.css");
+
+/// The page as HTML.
+pub fn page(reading: &Reading, telemetry_path: &str) -> String {
+    let mut html = String::new();
+    write(&mut html, reading, telemetry_path).expect("a String takes everything");
+    html
+}
+
+fn write(html: &mut String, reading: &Reading, telemetry_path: &str) -> fmt::Result {
+    let version = env!("CARGO_PKG_VERSION");
+    write!(
+        html,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"refresh\" content=\"5\">\n\
+         <title>Dovecot capacity exporter</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header><h1>Dovecot capacity exporter</h1><p>Version {version} · <a href=\"{telemetry_path}\">Metrics</a></p></header>\n<main>\n"
+    )?;
+    let (active, idle): (Vec<_>, Vec<_>) =
+        reading.services.iter().partition(|service| is_active(reading, service));
+    writeln!(html, "<h2>Services</h2>\n<p>{}</p>", Escaped(&summary(reading)))?;
+    write_services(html, reading, &active)?;
+    if !idle.is_empty() {
+        writeln!(html, "<details><summary>{} services without processes</summary>", idle.len())?;
+        write_services(html, reading, &idle)?;
+        writeln!(html, "</details>")?;
+    }
+    writeln!(
+        html,
+        "<p class=\"note\">A warning is a line in Dovecot's log, not a dropped client: one may stand for none or for hundreds. \
+         After a reload there may be more processes than the limit. In performance mode (several clients in one process) \
+         the number of processes says nothing about load.</p>"
+    )?;
+    write_sources(html, reading)?;
+    html.push_str("</main>\n</body>\n</html>\n");
+    Ok(())
+}
+
+fn summary(reading: &Reading) -> String {
+    match &reading.census {
+        Ok(census) => match &census.master {
+            Some(master) => format!("Dovecot runs, its master process is {}.", master.pid),
+            None => "No Dovecot runs.".to_owned(),
+        },
+        Err(_) => "Dovecot's processes cannot be seen.".to_owned(),
+    }
+}
+
+fn warnings(reading: &Reading, service: &ServiceReading) -> u64 {
+    let count = |limit| {
+        reading.tally.drop_warnings.get(&(service.service.clone(), limit)).copied().unwrap_or_default()
+    };
+    LimitKind::ALL.into_iter().map(count).sum()
+}
+
+fn is_active(reading: &Reading, service: &ServiceReading) -> bool {
+    service.processes.unwrap_or_default() > 0 || warnings(reading, service) > 0
+}
+
+fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceReading]) -> fmt::Result {
+    html.push_str(
+        "<table>\n<thead><tr><th>Service<th class=\"wide\">Processes / limit<th class=\"number\">Clients per process\
+         <th class=\"number\">Connection capacity<th class=\"number\">Warnings<th>Last warning</tr></thead>\n<tbody>\n",
+    );
+    for service in services {
+        let settings = &service.settings;
+        let warnings = warnings(reading, service);
+        let last = reading.tally.last_drop_warning.get(&service.service);
+        writeln!(
+            html,
+            "<tr><th scope=\"row\">{}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number{}\">{warnings}<td>{}</tr>",
+            service.service,
+            Bar(service.processes, settings.process_limit),
+            Known(settings.client_limit.map(Limit::value)),
+            Known(settings.connection_capacity()),
+            if warnings > 0 { " bad" } else { "" },
+            last.map(|time| ago(*time)).unwrap_or_default(),
+        )?;
+    }
+    html.push_str("</tbody>\n</table>\n");
+    Ok(())
+}
+
+fn write_sources(html: &mut String, reading: &Reading) -> fmt::Result {
+    html.push_str("<h2>Sources</h2>\n<table>\n<tbody>\n");
+    for (source, trouble) in reading.sources() {
+        let (class, word) = if trouble.is_none() { ("good", "up") } else { ("bad", "down") };
+        let detail = trouble.map_or_else(|| detail(reading, source), ToOwned::to_owned);
+        writeln!(
+            html,
+            "<tr><th scope=\"row\">{source}<td class=\"{class}\">{word}<td class=\"wide\">{}</tr>",
+            Escaped(&detail)
+        )?;
+    }
+    html.push_str("</tbody>\n</table>\n");
+    Ok(())
+}
+
+fn detail(reading: &Reading, source: &str) -> String {
+    match source {
+        "procfs" => format!("read in {:.1} ms", reading.duration.as_secs_f64() * 1000.0),
+        "log" => {
+            let one = |log: &crate::log::follow::LogState| {
+                let last = log.last_read.map_or_else(
+                    || "nothing written since the start".to_owned(),
+                    |time| format!("last read {}", ago(time)),
+                );
+                format!(
+                    "{}, {last}, {} bytes behind",
+                    log.path.display(),
+                    log.size.saturating_sub(log.position)
+                )
+            };
+            reading.logs.iter().map(one).collect::<Vec<_>>().join("; ")
+        }
+        _ => "doveconf was read".to_owned(),
+    }
+}
+
+fn ago(time: SystemTime) -> String {
+    let seconds = time.elapsed().unwrap_or_default().as_secs();
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7199 => format!("{} min ago", seconds / 60),
+        _ => format!("{} h ago", seconds / 3600),
+    }
+}
+
+/// A number, or a dash if it is not known.
+struct Known(Option<f64>);
+
+impl Display for Known {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(value) if value.is_infinite() => formatter.write_str("unlimited"),
+            Some(value) => write!(formatter, "{value}"),
+            None => formatter.write_str("–"),
+        }
+    }
+}
+
+/// Processes beside their limit, as a bar and in figures.
+struct Bar(Option<u64>, Option<Limit>);
+
+impl Display for Bar {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::cast_precision_loss, reason = "for the eye")]
+        let processes = self.0.map(|processes| processes as f64);
+        let limit = self.1.map(Limit::value);
+        if let (Some(processes), Some(limit)) = (processes, limit.filter(|limit| limit.is_finite())) {
+            let class = if processes >= limit && limit > 1.0 { " class=\"full\"" } else { "" };
+            write!(formatter, "<meter{class} min=\"0\" max=\"{limit}\" value=\"{processes}\"></meter> ")?;
+        }
+        write!(formatter, "{} / {}", Known(processes), Known(limit))
+    }
+}
+
+/// Text that may hold anything.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| match character {
+            '&' => formatter.write_str("&amp;"),
+            '<' => formatter.write_str("&lt;"),
+            '>' => formatter.write_str("&gt;"),
+            '"' => formatter.write_str("&quot;"),
+            _ => formatter.write_char(character),
+        })
+    }
+}
