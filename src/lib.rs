@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Data flows one way. What is *measured* is read when `/metrics` is asked for; what is *counted* rises as it
-//! happens. No source imports another (limits only name the programs that processes run); each returns plain
-//! values; one [`exporter::Exporter`] owns all state. Unknown is absent, never 0. No byte of a log line or of a
-//! process title becomes a label, except the name of a service in the master's own lines.
+//! happens. No source imports another; each returns plain values; one [`exporter::Exporter`] owns all state.
+//! Unknown is absent, never 0. No byte of a log line or of a process title becomes a label, except the name of a
+//! service in the master's own lines.
 //!
 //! The modules from words to doors:
 

@@ -1,4 +1,4 @@
-//! The words: a Dovecot service's name and the two limits it can reach.
+//! The words: a Dovecot service's name, the program it runs, and the two limits it can reach.
 
 use std::fmt;
 
@@ -33,6 +33,29 @@ impl fmt::Display for Service {
     }
 }
 
+/// The name of an executable under a Dovecot master, and what tells `auth-worker` from `auth`.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Program(String);
+
+impl Program {
+    /// The program that a service's `executable` setting names, as far as `/proc` can show it.
+    pub fn of_executable(executable: &str) -> Self {
+        let mut words = executable.split_ascii_whitespace();
+        let name = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+        Self::new(name, name == "auth" && words.next() == Some("-w"))
+    }
+
+    /// The program called `name`; `worker` says that it runs with `-w`, as `auth-worker` does.
+    pub fn new(name: &str, worker: bool) -> Self {
+        Self(if worker { format!("{name} -w") } else { name.to_owned() })
+    }
+
+    /// `imap-login`, `auth -w`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Which of the two limits a drop warning names.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum LimitKind {
@@ -44,8 +67,8 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
-    /// Both, in the order of their label values on the page.
-    pub const ALL: [Self; 2] = [Self::Client, Self::Process];
+    /// Both, in the order in which the page has them.
+    pub const ALL: [Self; 2] = [Self::Process, Self::Client];
 
     /// The value of the label `limit`: Dovecot's setting name.
     pub fn as_str(self) -> &'static str {

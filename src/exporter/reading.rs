@@ -88,9 +88,10 @@ pub fn services(
         let (settings, source) = limits::in_force(service, limits, warned, flags.get(service).copied());
         let program = settings.program.as_ref();
         let alone = program.is_none_or(|program| limits.0.service_of(program).is_some());
+        let none = (census.is_ok() && alone && *service != Service::other()).then_some(0);
         ServiceReading {
             service: service.clone(),
-            processes: (census.is_ok() && alone).then(|| processes.get(service).copied().unwrap_or_default()),
+            processes: processes.get(service).copied().or(none),
             settings,
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),

@@ -1,7 +1,7 @@
 //! Dovecot's built-in limits, for when nothing tells what is configured.
 
 use super::{Limit, Limits, Settings};
-use crate::{processes::scan::Program, service::Service};
+use crate::service::{Program, Service};
 
 /// The services whose defaults are the same in every community release from 2.3.0 to 2.4.4, with these defaults
 /// after the clamp (`*_service_settings` in src/*/*-settings.c of each release). A setting that differs is absent.

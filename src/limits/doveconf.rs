@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Limit, Limits, Settings};
-use crate::{processes::scan::Program, service::Service};
+use crate::service::{Program, Service};
 
 /// It takes 10 ms where all is well.
 const TIME: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ pub mod files;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{processes::scan::Program, service::Service};
+use crate::service::{Program, Service};
 
 /// A number of processes, connections or requests.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -7,17 +7,17 @@
 use std::{
     fs::{File, Metadata, metadata},
     io::{self, ErrorKind, Read, Seek, SeekFrom},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
 use memchr::memmem::Finder;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     grammar::{self, Event},
     lines::Lines,
+    place::{Identity, Place, file_clock},
 };
 
 /// Bytes read at once: one search runs over so many, and one file's turn is a few of them.
@@ -31,9 +31,6 @@ const LINGER: Duration = Duration::from_secs(30);
 const MAX_RETIRED: usize = 8;
 /// Places remembered of files that are no longer read, in case the path leads to one again.
 const MAX_PLACES: usize = 64;
-/// Bytes before our place by which we know that the file was not truncated and written again.
-const FINGERPRINT: usize = 256;
-
 /// What is known of one log file.
 #[derive(Clone, Debug)]
 pub struct LogState {
@@ -78,53 +75,6 @@ impl LogState {
             oversized_lines: 0,
             read_errors: 0,
             unanchored_warnings: 0,
-        }
-    }
-}
-
-/// Which file, for certain: inode numbers are used again at once, so the time of birth is a part of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    birth: Option<SystemTime>,
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino(), birth: metadata.created().ok() }
-    }
-}
-
-/// How far a file was read.
-#[derive(Clone, Debug)]
-struct Place {
-    identity: Identity,
-    offset: u64,
-    /// The bytes before the offset, at most [`FINGERPRINT`].
-    fingerprint: Vec<u8>,
-}
-
-impl Place {
-    /// Moves behind `block`, which was read here.
-    fn advance(&mut self, block: &[u8]) {
-        self.offset += block.len() as u64;
-        self.fingerprint.extend_from_slice(&block[block.len().saturating_sub(FINGERPRINT)..]);
-        self.fingerprint.drain(..self.fingerprint.len().saturating_sub(FINGERPRINT));
-    }
-
-    /// Whether `file` still holds what was read of it, as far as that can be seen.
-    fn holds(&self, file: &File) -> io::Result<bool> {
-        if file.metadata()?.len() < self.offset {
-            return Ok(false);
-        }
-        let mut found = vec![0; self.fingerprint.len()];
-        let start = self.offset - found.len() as u64;
-        match file.read_exact_at(&mut found, start) {
-            Ok(()) => Ok(found == self.fingerprint),
-            // It became shorter since.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(error),
         }
     }
 }
@@ -263,7 +213,7 @@ impl Source {
         if tail.checked != now.modified().ok() || now.len() != tail.place.offset {
             if !tail.place.holds(&tail.file)? {
                 tail.file.seek(SeekFrom::Start(0))?;
-                tail.place = Place { offset: 0, fingerprint: vec![], ..tail.place };
+                tail.place = Place::start(tail.place.identity);
                 tail.lines = Lines::default();
                 self.state.truncations += 1;
             }
@@ -308,7 +258,7 @@ impl Source {
         let place = known.map(|index| self.places.remove(index));
         let place = match place {
             Some(place) if place.holds(&file)? => place,
-            _ => Place { identity, offset: 0, fingerprint: vec![] },
+            _ => Place::start(identity),
         };
         let mut before = [b'\n'];
         if let Some(last) = place.offset.checked_sub(1) {
@@ -364,7 +314,7 @@ impl Source {
                 continue;
             }
             if let Ok(file) = File::open(path) {
-                let place = Place { identity, offset: 0, fingerprint: vec![] };
+                let place = Place::start(identity);
                 let tail =
                     Tail { file, place, lines: Lines::default(), checked: None, last_byte: Instant::now() };
                 self.state.rotations += 1;
@@ -373,13 +323,6 @@ impl Source {
         }
         self.read_retired(reader);
     }
-}
-
-/// The clock by which the kernel stamps a file's birth; it is up to a tick behind the precise one.
-fn file_clock() -> SystemTime {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
-    let since_1970 = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default());
-    SystemTime::UNIX_EPOCH + since_1970
 }
 
 /// The files beside `path` that a rotation may have made of it, except compressed ones.

@@ -4,3 +4,4 @@ pub mod follow;
 pub mod grammar;
 pub mod hint;
 pub mod lines;
+pub mod place;

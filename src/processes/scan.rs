@@ -19,6 +19,8 @@ use rustix::{
     io::{Errno, read},
 };
 
+use crate::service::Program;
+
 /// Enough of a command line for `INSTANCE/PROGRAM` and the first word of its title.
 const COMMAND_BYTES: usize = 512;
 
@@ -49,28 +51,6 @@ pub struct Master {
     pub instances: BTreeSet<String>,
     /// Whether root owns it. A user may run something that looks like a second Dovecot.
     root: bool,
-}
-
-/// The name of an executable under a Dovecot master, and what tells `auth-worker` from `auth`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Program(String);
-
-impl Program {
-    /// The program that a service's `executable` setting names, as far as `/proc` can show it.
-    pub fn of_executable(executable: &str) -> Self {
-        let mut words = executable.split_ascii_whitespace();
-        let name = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-        Self::new(name, name == "auth" && words.next() == Some("-w"))
-    }
-
-    fn new(name: &str, worker: bool) -> Self {
-        Self(if worker { format!("{name} -w") } else { name.to_owned() })
-    }
-
-    /// `imap-login`, `auth -w`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// What is known of the instance to watch, from its configuration.

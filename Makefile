@@ -1,0 +1,44 @@
+# make test   everything CI runs; installs what it needs
+# make demo   the story of an overload, with a real Dovecot and a real Prometheus; KEEP=1 keeps it up
+# make bench  the benchmarks, each beside a peer
+# make golden the golden pages and docs/METRICS.md anew; read the difference
+
+CARGO_DENY = 0.20.2
+
+.PHONY: test lint unit e2e demo bench golden build packages demo-packages witness
+
+test: packages lint unit e2e
+
+packages:
+	tests/e2e/install-packages.sh all
+
+demo-packages:
+	tests/e2e/install-packages.sh demo
+
+build:
+	cargo build --release --locked
+
+witness:
+	$(MAKE) -s -C tests/witness
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@$(CARGO_DENY)
+	cargo deny --locked check bans licenses sources
+
+unit:
+	cargo test --locked
+
+e2e: build witness
+	python3 -m unittest discover -s tests/e2e -v
+
+demo: demo-packages build
+	python3 demo/demo.py
+
+bench: packages build witness
+	python3 bench/bench.py
+
+golden:
+	UPDATE_GOLDEN=1 cargo test --locked --test golden --test metrics_doc

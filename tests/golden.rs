@@ -1,0 +1,141 @@
+//! Whole pages from made-up `/proc` trees, compared with files in `tests/golden`. `UPDATE_GOLDEN=1` writes them anew;
+//! read the difference before you commit it.
+
+use std::{fs, io::Write, path::Path};
+
+mod support;
+use support::{
+    exporter::{Exporter, await_some, script},
+    proc::Proc,
+};
+
+const LOG: &str = "\
+Nov 23 15:54:28 master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped
+Nov 23 15:54:29 master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped
+Nov 23 15:54:29 auth: Debug: master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped
+Nov 23 15:54:30 master: Warning: service(auth): client_limit (1000) reached, client connections are being dropped
+Nov 23 15:54:31 master: Warning: service(Odd Name): process_limit (7) reached, client connections are being dropped
+";
+
+/// Two services of this configuration run one executable, `imap-login`.
+const DOVECONF_23: &str = "cat tests/fixtures/doveconf/2.3";
+const DOVECONF_24: &str = "sed '/^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4";
+
+/// What the exporter is shown.
+struct Scenario<'a> {
+    name: &'a str,
+    proc: &'a Proc,
+    /// A shell command in place of `doveconf`.
+    doveconf: &'a str,
+    log: &'a str,
+    flags: &'a [&'a str],
+}
+
+/// Runs the exporter on it and compares both formats with the golden files.
+fn check(scenario: &Scenario) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("dovecot.log");
+    fs::write(&log, "").expect("a file");
+    let doveconf = script(folder.path(), "doveconf", scenario.doveconf);
+    let flags = [
+        format!("--path.procfs={}", scenario.proc.path().display()),
+        format!("--dovecot.log-file={}", log.display()),
+        format!("--dovecot.doveconf={doveconf}"),
+        "--dovecot.config=/nonexistent/dovecot.conf".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).chain(scenario.flags.iter().copied()).collect();
+    let exporter = Exporter::start(&flags);
+    fs::File::options()
+        .append(true)
+        .open(&log)
+        .expect("the log")
+        .write_all(scenario.log.as_bytes())
+        .expect("written");
+    let lines = format!("dovecot_exporter_log_lines_total{{file=\"{}\"}}", log.display());
+    let written = scenario.log.lines().count().to_string();
+    await_some("lines", || (exporter.value(&lines)?.to_string() == written).then_some(()));
+    for (accept, end) in [("text/plain", "prom"), ("application/openmetrics-text", "om")] {
+        let (status, _, body) = exporter.get("/metrics", &format!("Accept: {accept}\r\n"));
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        let page =
+            String::from_utf8(body).expect("text").replace(folder.path().to_str().expect("text"), "/srv");
+        compare(&format!("{}.{end}", scenario.name), &steady(&page));
+    }
+}
+
+/// The page without the numbers that differ from run to run.
+fn steady(page: &str) -> String {
+    let differs = |line: &str| {
+        ["process_", "dovecot_exporter_scrape_duration_seconds "].iter().any(|name| line.starts_with(name))
+            || line.starts_with("dovecot_exporter_scan_errors_total{")
+            || line.split('{').next().is_some_and(|name| name.ends_with("_timestamp_seconds"))
+    };
+    let line = |line: &str| match line.rsplit_once(' ') {
+        Some((sample, _)) if differs(line) => format!("{sample} ...\n"),
+        _ => format!("{line}\n"),
+    };
+    page.lines().map(line).collect()
+}
+
+fn compare(name: &str, page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, page).expect("written");
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    for (number, (found, expected)) in page.lines().zip(golden.lines()).enumerate() {
+        assert_eq!(found, expected, "{name}, line {}", number + 1);
+    }
+    assert_eq!(page.lines().count(), golden.lines().count(), "{name}");
+}
+
+#[test]
+fn no_dovecot() {
+    check(&Scenario { name: "no-dovecot", proc: &Proc::new(), doveconf: "exit 1", log: "", flags: &[] });
+}
+
+#[test]
+fn a_busy_dovecot() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab");
+    for pid in 200..206 {
+        proc.process(pid, 100, "S", "imap-login", b"dovecot-lab/imap-login [127.0.0.1 TLS proxy]\0");
+        proc.process(pid + 100, 100, "S", "imap", b"dovecot-lab/imap [u1 127.0.0.1 IDLE]\0");
+    }
+    proc.process(400, 100, "S", "auth", b"dovecot-lab/auth [0 wait, 0 passdb, 0 userdb]\0");
+    proc.process(401, 100, "S", "auth", b"dovecot-lab/auth worker: idling\0");
+    proc.process(402, 100, "S", "doveadm-server", b"dovecot-lab/doveadm-server\0");
+    proc.process(403, 100, "S", "submission-login", b"dovecot-lab/submission-login\0");
+    proc.process(404, 100, "Z", "imap-login", b"").vanished(405);
+    proc.process(406, 100, "R", "dovecot", b"/usr/sbin/dovecot\0-F\0");
+    proc.raw(407, "407 (cut o", b"dovecot-lab/imap-login\0");
+    // Another instance beside it, whose processes are not ours.
+    proc.master(500, "dovecot").process(502, 500, "S", "imap-login", b"dovecot/imap-login\0");
+    let flags = ["--dovecot.process-limit=lmtp=33"];
+    check(&Scenario { name: "busy", proc: &proc, doveconf: DOVECONF_24, log: LOG, flags: &flags });
+}
+
+#[test]
+fn an_older_dovecot_in_performance_mode() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab");
+    proc.process(200, 100, "S", "imap-login", b"dovecot-lab/imap-login\0");
+    proc.process(201, 100, "S", "imap-login", b"dovecot-lab/imap-login [1 pre-login + 7 TLS proxies]\0");
+    let log = "Nov 23 15:54:28 master: Warning: SIGHUP received - reloading configuration\n";
+    check(&Scenario { name: "performance", proc: &proc, doveconf: DOVECONF_23, log, flags: &[] });
+}
+
+#[test]
+fn two_instances_and_no_way_to_tell() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot").master(200, "dovecot");
+    check(&Scenario { name: "two-instances", proc: &proc, doveconf: "exit 1", log: LOG, flags: &[] });
+}
+
+#[test]
+fn hidden_processes() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot");
+    fs::remove_dir_all(proc.path().join("1")).expect("removed");
+    check(&Scenario { name: "hidden", proc: &proc, doveconf: DOVECONF_24, log: "", flags: &[] });
+}
