@@ -96,7 +96,7 @@ fn run(config: Config) -> Result<(), String> {
                 format!("cannot listen on {address} ({error}): give --web.listen-address an address and a port that are free")
             })?);
         }
-        keep_limits(&exporter).await?;
+        let limits = keep_limits(&exporter).await?;
         follow_log(&exporter)?;
         let router = routes::router(exporter.clone(), &telemetry_path);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -112,6 +112,7 @@ fn run(config: Config) -> Result<(), String> {
         stop.send_replace(());
         // Answers under way get to their end; whoever is slower than this is cut off.
         let _ = timeout(SHUTDOWN_TIME, stop.closed()).await;
+        limits.end().await;
         Ok(())
     });
     runtime.shutdown_background();
@@ -123,21 +124,45 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().max_blocking_threads(1).build()
 }
 
-/// Starts a thread that keeps the limits known, on an event loop of its own: a file system that hangs must not
-/// stop the answers. Returns when they were first read, or when that takes too long.
-async fn keep_limits(exporter: &Arc<Exporter>) -> Result<(), String> {
+/// The thread that keeps the limits known.
+struct LimitsThread {
+    stop: oneshot::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+}
+
+impl LimitsThread {
+    /// Ends it, so that no `doveconf` outlives this process; unless it hangs in a file system, which nothing ends.
+    async fn end(self) {
+        drop(self.stop);
+        let _ = timeout(SHUTDOWN_TIME / 2, self.stopped).await;
+    }
+}
+
+/// Starts that thread, with an event loop of its own: a file system that hangs must not stop the answers. Returns
+/// when the limits were first read, or when that takes too long.
+async fn keep_limits(exporter: &Arc<Exporter>) -> Result<LimitsThread, String> {
     let failed = |error| format!("the system lets no thread start: {error}");
     let (known, first) = oneshot::channel();
+    let (stop, stopping) = oneshot::channel::<()>();
+    let (done, stopped) = oneshot::channel::<()>();
     let runtime = runtime().map_err(failed)?;
     let exporter = exporter.clone();
     let first_known = || {
         // Nobody may be waiting any more.
         let _ = known.send(());
     };
-    let keep = move || runtime.block_on(exporter.keep_limits(first_known));
+    let keep = move || {
+        runtime.block_on(async {
+            select! {
+                () = exporter.keep_limits(first_known) => {}
+                _ = stopping => {}
+            }
+        });
+        drop(done);
+    };
     thread::Builder::new().name("limits".into()).spawn(keep).map_err(failed)?;
     let _ = timeout(FIRST_LIMITS_TIME, first).await;
-    Ok(())
+    Ok(LimitsThread { stop, stopped })
 }
 
 /// Starts the thread that follows the log.

@@ -50,6 +50,12 @@ impl Program {
         Self(if worker { format!("{name} -w") } else { name.to_owned() })
     }
 
+    /// Whether [`Program::new`] would make this one of the two.
+    pub fn is(&self, name: &str, worker: bool) -> bool {
+        let suffix = if worker { " -w" } else { "" };
+        self.0.strip_suffix(suffix) == Some(name)
+    }
+
     /// `imap-login`, `auth -w`.
     pub fn as_str(&self) -> &str {
         &self.0

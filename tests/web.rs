@@ -26,7 +26,8 @@ fn site() -> Site {
     let proc = Proc::new();
     proc.master(100, "dovecot").process(102, 100, "S", "imap-login", b"dovecot/imap-login\0");
     let folder = tempfile::tempdir().expect("a folder");
-    let doveconf = script(folder.path(), "doveconf", "sed s/lab/dovecot/ tests/fixtures/doveconf/2.4");
+    let text = "sed 's/lab/dovecot/; /^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4";
+    let doveconf = script(folder.path(), "doveconf", text);
     let log = folder.path().join("<&\".log");
     fs::write(&log, "").expect("a file");
     let flags = [
@@ -49,7 +50,9 @@ fn routes() {
     {
         assert!(body.contains(part), "{part} in {body}");
     }
-    assert!(!body.contains("<&\""), "{body}");
+    assert!(!body.contains("<&\"") && !body.contains("dict-async"), "{body}");
+    let all = String::from_utf8(site.exporter.get("/?all", "").2).expect("text");
+    assert!(all.contains("dict-async") && all.contains("imap-login"), "{all}");
     for path in ["/-/healthy", "/-/ready"] {
         assert_eq!(site.exporter.get(path, "").0, "HTTP/1.1 200 OK", "{path}");
     }

@@ -85,6 +85,16 @@ fn in_words(doveconf: &Path, config: &Path, failure: &Failure) -> String {
     }
 }
 
+/// A process group that is killed with this value: `doveconf`, and what a wrapper script started in its place.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Who has ended needs no signal. The child is reaped only after this, so its number is not another's yet.
+        let _ = self.0.map(|group| kill_process_group(group, Signal::KILL));
+    }
+}
+
 /// Runs it with a pipe for its output: `doveconf` of 2.4 can fail when that is a file.
 async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String, Failure> {
     let mut child = Command::new(doveconf)
@@ -94,14 +104,17 @@ async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String,
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A group of its own, so that what a wrapper script started is killed with it.
         .process_group(0)
-        .kill_on_drop(true)
         .spawn()
         .map_err(Failure::Start)?;
-    let group = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+    let mut group = Group(child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let all = async { tokio::try_join!(read_all(stdout), read_all(stderr), child.wait()) };
+    let all = async {
+        let (stdout, stderr) = tokio::try_join!(read_all(stdout), read_all(stderr))?;
+        let status = child.wait().await?;
+        group.0 = None;
+        Ok((stdout, stderr, status))
+    };
     let done: Result<io::Result<(String, String, ExitStatus)>, _> = timeout(TIME, all).await;
     match done {
         Ok(Ok((stdout, _, status))) if status.success() => Ok(stdout),
@@ -111,11 +124,7 @@ async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String,
             Err(Failure::Exit(reason.map_or_else(|| status.to_string(), |line| line.trim().to_owned())))
         }
         Ok(Err(error)) => Err(Failure::Start(error)),
-        Err(_) => {
-            // Whoever ended meanwhile needs no signal.
-            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-            Err(Failure::TooSlow)
-        }
+        Err(_) => Err(Failure::TooSlow),
     }
 }
 

@@ -118,27 +118,36 @@ pub fn scan(procfs: &Path, wanted: &Wanted) -> Result<Census, Blind> {
     let Some(family) = choose(families, wanted)? else {
         return Ok(Census { malformed, ..Census::default() });
     };
-    let mut programs = BTreeMap::new();
+    let mut programs: BTreeMap<usize, u64> = BTreeMap::new();
     for service in &family.services {
-        *programs.entry(Program::new(&service.program, service.worker)).or_default() += 1;
+        *programs.entry(service.kind).or_default() += 1;
     }
-    let logs = family.services.iter().filter(|service| service.program == "log");
+    let logs = family.services.iter().filter(|service| walk.kinds[service.kind].program.as_str() == "log");
     let generation = logs.filter_map(|log| Some((stat(procfs, log.pid).ok()??.start, log.pid))).max();
+    let name = |(kind, count): (usize, u64)| (walk.kinds[kind].program.clone(), count);
+    let programs = programs.into_iter().map(name).collect();
     Ok(Census { master: Some(family.master), programs, generation, malformed })
 }
 
 /// A process whose command line is that of a service.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct ServiceProcess {
     pid: i32,
+    /// Its place in [`Walk::kinds`].
+    kind: usize,
+}
+
+/// What a command line can say of a service: there are few, and thousands of processes.
+#[derive(Debug, Eq, PartialEq)]
+struct ServiceKind {
     instance: String,
-    program: String,
-    worker: bool,
+    program: Program,
 }
 
 /// What the command lines say.
 #[derive(Debug, Default)]
 struct Walk {
+    kinds: Vec<ServiceKind>,
     services: Vec<ServiceProcess>,
     /// Masters, and their children that have not yet called exec.
     dovecots: Vec<i32>,
@@ -148,6 +157,17 @@ struct Walk {
     init: bool,
     /// Some command line may not be read, as with `hidepid=1`.
     denied: bool,
+}
+
+impl Walk {
+    fn kind(&mut self, instance: &str, program: &str, worker: bool) -> usize {
+        let same = |kind: &ServiceKind| kind.instance == instance && kind.program.is(program, worker);
+        self.kinds.iter().position(same).unwrap_or_else(|| {
+            self.kinds
+                .push(ServiceKind { instance: instance.to_owned(), program: Program::new(program, worker) });
+            self.kinds.len() - 1
+        })
+    }
 }
 
 fn walk(directory: &OwnedFd) -> Result<Walk, Errno> {
@@ -164,8 +184,8 @@ fn walk(directory: &OwnedFd) -> Result<Walk, Errno> {
         match read_command(directory, name, &mut command) {
             Ok(length) => match parse_command(&command[..length]) {
                 Command::Service { instance, program, worker } => {
-                    let (instance, program) = (instance.to_owned(), program.to_owned());
-                    walk.services.push(ServiceProcess { pid, instance, program, worker });
+                    let kind = walk.kind(instance, program, worker);
+                    walk.services.push(ServiceProcess { pid, kind });
                 }
                 Command::Dovecot => walk.dovecots.push(pid),
                 Command::Other => {}
@@ -285,39 +305,44 @@ fn only_kin(procfs: &Path, seen: usize) -> bool {
 }
 
 /// A master and the service processes whose parent it is.
-struct Family<'a> {
+struct Family {
     master: Master,
-    services: Vec<&'a ServiceProcess>,
+    services: Vec<ServiceProcess>,
 }
 
-fn families<'a>(procfs: &Path, masters: Vec<Master>, walk: &'a Walk, malformed: &mut u64) -> Vec<Family<'a>> {
+fn families(procfs: &Path, masters: Vec<Master>, walk: &Walk, malformed: &mut u64) -> Vec<Family> {
     let family = |master| Family { master, services: Vec::new() };
     let mut families: Vec<Family> = masters.into_iter().map(family).collect();
-    let children: Vec<BTreeSet<i32>> =
-        families.iter().map(|family| children(procfs, family.master.pid)).collect();
+    let children: Vec<Vec<i32>> = families.iter().map(|family| children(procfs, family.master.pid)).collect();
     for service in &walk.services {
-        let listed = children.iter().position(|children| children.contains(&service.pid));
+        let listed = children.iter().position(|children| children.binary_search(&service.pid).is_ok());
         let index = listed.or_else(|| {
             let found = stat(procfs, service.pid).inspect_err(|_| *malformed += 1).ok()??;
             families.iter().position(|family| family.master.pid == found.parent)
         });
         if let Some(family) = index.map(|index| &mut families[index]) {
-            family.master.instances.insert(service.instance.clone());
-            family.services.push(service);
+            let instance = &walk.kinds[service.kind].instance;
+            if !family.master.instances.contains(instance) {
+                family.master.instances.insert(instance.clone());
+            }
+            family.services.push(*service);
         }
     }
     families
 }
 
-/// The children that the kernel lists. None of them is wrong, but some may be missing.
-fn children(procfs: &Path, pid: i32) -> BTreeSet<i32> {
+/// The children that the kernel lists, sorted. None of them is wrong, but some may be missing.
+fn children(procfs: &Path, pid: i32) -> Vec<i32> {
     let path = procfs.join(format!("{pid}/task/{pid}/children"));
     let list = std::fs::read_to_string(path).unwrap_or_default();
-    list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
+    let mut children: Vec<i32> =
+        list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect();
+    children.sort_unstable();
+    children
 }
 
 /// The family of the instance that is wanted; none if it does not run.
-fn choose<'a>(mut families: Vec<Family<'a>>, wanted: &Wanted) -> Result<Option<Family<'a>>, Blind> {
+fn choose(mut families: Vec<Family>, wanted: &Wanted) -> Result<Option<Family>, Blind> {
     if let Some(index) = families.iter().position(|family| Some(family.master.pid) == wanted.pid) {
         return Ok(Some(families.swap_remove(index)));
     }

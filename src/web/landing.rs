@@ -13,14 +13,14 @@ use crate::{
 
 const STYLE: &str = include_str!("landing.css");
 
-/// The page as HTML.
-pub fn page(reading: &Reading, telemetry_path: &str) -> String {
+/// The page as HTML, with the services that do nothing or without.
+pub fn page(reading: &Reading, telemetry_path: &str, all: bool) -> String {
     let mut html = String::new();
-    write(&mut html, reading, telemetry_path).expect("a String takes everything");
+    write(&mut html, reading, telemetry_path, all).expect("a String takes everything");
     html
 }
 
-fn write(html: &mut String, reading: &Reading, telemetry_path: &str) -> fmt::Result {
+fn write(html: &mut String, reading: &Reading, telemetry_path: &str, all: bool) -> fmt::Result {
     let version = env!("CARGO_PKG_VERSION");
     write!(
         html,
@@ -30,14 +30,17 @@ fn write(html: &mut String, reading: &Reading, telemetry_path: &str) -> fmt::Res
          <title>Dovecot capacity exporter</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
          <header><h1>Dovecot capacity exporter</h1><p>Version {version} · <a href=\"{telemetry_path}\">Metrics</a></p></header>\n<main>\n"
     )?;
-    let (active, idle): (Vec<_>, Vec<_>) =
-        reading.services.iter().partition(|service| is_active(reading, service));
     writeln!(html, "<h2>Services</h2>\n<p>{}</p>", Escaped(&summary(reading)))?;
-    write_services(html, reading, &active)?;
-    if !idle.is_empty() {
-        writeln!(html, "<details><summary>{} services without processes</summary>", idle.len())?;
-        write_services(html, reading, &idle)?;
-        writeln!(html, "</details>")?;
+    let mut services: Vec<&ServiceReading> = reading.services.iter().collect();
+    services.sort_by(|one, other| urgency(reading, other).total_cmp(&urgency(reading, one)));
+    let active = services.iter().filter(|service| is_active(reading, service)).count();
+    write_services(html, reading, if all { &services } else { &services[..active] })?;
+    // Links, because what is unfolded does not outlive a refresh.
+    if all {
+        writeln!(html, "<p><a href=\"/\">Only services that do something</a></p>")?;
+    } else {
+        let idle = services.len() - active;
+        writeln!(html, "<p><a href=\"/?all\">And {idle} services without processes</a></p>")?;
     }
     writeln!(
         html,
@@ -71,9 +74,25 @@ fn is_active(reading: &Reading, service: &ServiceReading) -> bool {
     service.processes.unwrap_or_default() > 0 || warnings(reading, service) > 0
 }
 
+/// Orders the services: those with warnings first, then by how full they are as far as processes tell, then those
+/// that run at all.
+fn urgency(reading: &Reading, service: &ServiceReading) -> f64 {
+    let warned = if warnings(reading, service) > 0 { 1000.0 } else { 0.0 };
+    let running = if is_active(reading, service) { 1.0 } else { 0.0 };
+    warned + running + fullness(service).unwrap_or_default()
+}
+
+/// Processes by limit, where that says something: each process takes one client.
+fn fullness(service: &ServiceReading) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "for the eye")]
+    let processes = service.processes? as f64;
+    let limit = service.settings.process_limit?.value();
+    (service.settings.client_limit == Some(Limit::Of(1)) && limit > 1.0).then_some(processes / limit)
+}
+
 fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceReading]) -> fmt::Result {
     html.push_str(
-        "<table>\n<thead><tr><th>Service<th class=\"wide\">Processes / limit<th class=\"number\">Clients per process\
+        "<div class=\"scroll\"><table>\n<thead><tr><th>Service<th class=\"wide\">Processes / limit<th class=\"number\">Clients per process\
          <th class=\"number\">Connection capacity<th class=\"number\">Warnings<th>Last warning</tr></thead>\n<tbody>\n",
     );
     for service in services {
@@ -84,19 +103,19 @@ fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceRead
             html,
             "<tr><th scope=\"row\">{}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number{}\">{warnings}<td>{}</tr>",
             service.service,
-            Bar(service.processes, settings.process_limit),
+            Processes(service),
             Known(settings.client_limit.map(Limit::value)),
             Known(settings.connection_capacity()),
             if warnings > 0 { " bad" } else { "" },
             last.map(|time| ago(*time)).unwrap_or_default(),
         )?;
     }
-    html.push_str("</tbody>\n</table>\n");
+    html.push_str("</tbody>\n</table></div>\n");
     Ok(())
 }
 
 fn write_sources(html: &mut String, reading: &Reading) -> fmt::Result {
-    html.push_str("<h2>Sources</h2>\n<table>\n<tbody>\n");
+    html.push_str("<h2>Sources</h2>\n<div class=\"scroll\"><table class=\"sources\">\n<tbody>\n");
     for (source, trouble) in reading.sources() {
         let (class, word) = if trouble.is_none() { ("good", "up") } else { ("bad", "down") };
         let detail = trouble.map_or_else(|| detail(reading, source), ToOwned::to_owned);
@@ -106,7 +125,7 @@ fn write_sources(html: &mut String, reading: &Reading) -> fmt::Result {
             Escaped(&detail)
         )?;
     }
-    html.push_str("</tbody>\n</table>\n");
+    html.push_str("</tbody>\n</table></div>\n");
     Ok(())
 }
 
@@ -153,19 +172,26 @@ impl Display for Known {
     }
 }
 
-/// Processes beside their limit, as a bar and in figures.
-struct Bar(Option<u64>, Option<Limit>);
+/// Processes beside their limit: in figures, and as a bar where that says how near the limit is.
+struct Processes<'a>(&'a ServiceReading);
 
-impl Display for Bar {
+impl Display for Processes<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        #[expect(clippy::cast_precision_loss, reason = "for the eye")]
-        let processes = self.0.map(|processes| processes as f64);
-        let limit = self.1.map(Limit::value);
-        if let (Some(processes), Some(limit)) = (processes, limit.filter(|limit| limit.is_finite())) {
-            let class = if processes >= limit && limit > 1.0 { " class=\"full\"" } else { "" };
-            write!(formatter, "<meter{class} min=\"0\" max=\"{limit}\" value=\"{processes}\"></meter> ")?;
+        let service = self.0;
+        if let Some(fullness) = fullness(service).filter(|fullness| fullness.is_finite()) {
+            let class = if fullness >= 1.0 { " class=\"full\"" } else { "" };
+            write!(formatter, "<meter{class} value=\"{fullness:.3}\"></meter> ")?;
         }
-        write!(formatter, "{} / {}", Known(processes), Known(limit))
+        let in_force = service.settings.process_limit;
+        #[expect(clippy::cast_precision_loss, reason = "for the eye")]
+        let processes = service.processes.map(|processes| processes as f64);
+        write!(formatter, "{} / {}", Known(processes), Known(in_force.map(Limit::value)))?;
+        match service.configured.as_ref().and_then(|configured| configured.process_limit) {
+            Some(configured) if in_force != Some(configured) => {
+                write!(formatter, " ({} on disk)", Known(Some(configured.value())))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The routes:
 //! ```text
-//! GET /            the landing page, for people
+//! GET /            the landing page, for people; with ?all every service
 //! GET /metrics     the metrics (or the path of --web.telemetry-path)
 //! GET /-/healthy   200 while the process lives
 //! GET /-/ready     200 once scrapes are answered
@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
@@ -28,7 +28,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 pub fn router(exporter: Arc<Exporter>, telemetry_path: &str) -> Router {
     let path: Arc<str> = telemetry_path.into();
     Router::new()
-        .route("/", get(|State(exporter): State<Arc<Exporter>>| show_landing(exporter, path)))
+        .route("/", get(|State(exporter), RawQuery(query)| show_landing(exporter, path, query)))
         .route(telemetry_path, get(show_metrics))
         .route("/-/healthy", get(|| async { "Healthy.\n" }))
         .route("/-/ready", get(|| async { "Ready.\n" }))
@@ -55,6 +55,10 @@ async fn show_metrics(State(exporter): State<Arc<Exporter>>, headers: HeaderMap)
     }
 }
 
-async fn show_landing(exporter: Arc<Exporter>, telemetry_path: Arc<str>) -> Html<String> {
-    Html(landing::page(&*exporter.read().await, &telemetry_path))
+async fn show_landing(
+    exporter: Arc<Exporter>,
+    telemetry_path: Arc<str>,
+    query: Option<String>,
+) -> Html<String> {
+    Html(landing::page(&*exporter.read().await, &telemetry_path, query.as_deref() == Some("all")))
 }
