@@ -1,0 +1,80 @@
+#!/bin/sh
+# Installs what the end-to-end tests need, and only what is missing.
+#
+#   install-packages.sh [all|demo]
+#
+#   demo  one Dovecot, one Prometheus and the tools the demonstration calls
+#   all   every server and tool the tests use, and a Debian 13 root directory
+#         whose Dovecot is of the 2.4 generation (Debian 12 has 2.3)
+#
+# Run it as root, on Debian 12 or later. Costs nothing if all is there.
+set -eu
+
+demo_packages="dovecot-imapd prometheus python3 openssl curl"
+all_packages="$demo_packages dovecot-pop3d dovecot-lmtpd dovecot-submissiond
+    dovecot-managesieved prometheus-process-exporter mtail logrotate debootstrap
+    iproute2 procps gcc libc6-dev"
+
+root="${XDG_CACHE_HOME:-$HOME/.cache}/dovecot-capacity-exporter/trixie"
+root_packages="dovecot-imapd,dovecot-pop3d,dovecot-submissiond"
+root_packages="$root_packages,dovecot-managesieved,dovecot-lmtpd"
+
+export DEBIAN_FRONTEND=noninteractive
+
+require_root() {
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "$0: must be root to install: $1" >&2
+        exit 1
+    fi
+}
+
+# Prints those of its arguments that are not installed.
+missing() {
+    # One query for all: it fails if any name is unknown, yet lists the others.
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" \
+        2>/dev/null || true)
+    for package in "$@"; do
+        printf '%s\n' "$installed" | grep -qx "installed $package" ||
+            printf '%s ' "$package"
+    done
+}
+
+install_missing() {
+    wanted=$(missing "$@")
+    [ -n "$wanted" ] || return 0
+    require_root "$wanted"
+    apt-get update -o DPkg::Lock::Timeout=300
+    # Unquoted on purpose: a list of names.
+    # shellcheck disable=SC2086
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 $wanted
+}
+
+make_root() {
+    [ ! -e "$root" ] || return 0
+    require_root "$root"
+    mkdir -p "${root%/*}"
+    # Only a finished root gets the name that the tests look for.
+    unfinished=$(mktemp -d "$root.XXXXXX")
+    trap 'rm -rf "$unfinished"' EXIT
+    trap 'exit 1' HUP INT TERM
+    debootstrap --variant=minbase --include="$root_packages" trixie "$unfinished"
+    chmod 755 "$unfinished"
+    # Another run may have been faster; -T keeps mv from moving into its root.
+    mv -T "$unfinished" "$root" || [ -d "$root" ]
+}
+
+case "${1:-all}" in
+demo)
+    # shellcheck disable=SC2086
+    install_missing $demo_packages
+    ;;
+all)
+    # shellcheck disable=SC2086
+    install_missing $all_packages
+    make_root
+    ;;
+*)
+    echo "usage: $0 [all|demo]" >&2
+    exit 2
+    ;;
+esac
