@@ -1,0 +1,92 @@
+"""The README does what it says: its commands run, and Dovecot takes the settings it recommends."""
+
+import re
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from lab import Dovecot, Exporter, exporter_path, http_get, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+FENCES = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+BLOCKS = [text for language, text in FENCES if language == "conf"]
+PROSE = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
+COMMANDS = [line[4:] for line in PROSE.splitlines() if line.startswith("    ") and "Warning:" not in line]
+
+
+class Commands(unittest.TestCase):
+    def test_each_is_one_that_is_run(self):
+        """`make test` is what runs this, and its parts run the rest; see the Makefile for what `build` does."""
+        run_here = {
+            "make demo",
+            "target/release/dovecot-capacity-exporter",
+            "curl -s http://localhost:9166/metrics | grep 'service=\"imap-login\"'",
+            "doveadm reload",
+        }
+        run_by_make = {"cargo build --release", "make test"}
+        self.assertEqual(set(COMMANDS), run_here | run_by_make)
+
+    def test_demo(self):
+        demo = subprocess.run(["make", "-C", ROOT, "demo"], capture_output=True, text=True, timeout=300)
+        self.assertEqual(demo.returncode, 0, demo.stdout + demo.stderr)
+        self.assertIn("Every act showed what it should", demo.stdout)
+
+    def test_run_as_it_stands_and_ask_it(self):
+        """With the defaults, so on the port of the README; that must be free on this machine."""
+        with tempfile.TemporaryDirectory() as folder:
+            server = subprocess.Popen([exporter_path()], cwd=folder, stderr=subprocess.PIPE, text=True)
+            try:
+                wait_until(lambda: "listening" in server.stderr.readline(), 20, "the exporter listens")
+                curl = next(command for command in COMMANDS if command.startswith("curl"))
+                page = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True).stdout
+                self.assertIn('dovecot_service_process_limit{service="imap-login"}', page)
+                self.assertEqual(http_get("127.0.0.1:9166", "/")[0], 200)
+            finally:
+                server.terminate()
+                server.communicate()
+
+    def test_scrape_configuration(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+            file.write(next(text for language, text in FENCES if language == "yaml"))
+            file.flush()
+            check = subprocess.run(["promtool", "check", "config", file.name], capture_output=True, text=True)
+            self.assertEqual(check.returncode, 0, check.stderr)
+
+    def test_flags(self):
+        """The table has every flag that --help has, with the same default."""
+        usage = subprocess.run([exporter_path(), "--help"], capture_output=True, text=True, check=True).stdout
+        flags = set(re.findall(r"--[a-z]+\.[a-z-]+", usage))
+        table = "\n".join(line for line in README.splitlines() if line.startswith("| `--"))
+        self.assertEqual(set(re.findall(r"--[a-z]+\.[a-z-]+", table)), flags)
+        for default in re.findall(r"\[default: ([^\]\s,']+)\]", usage):
+            self.assertIn(f"`{default}`", table)
+
+
+class Remedies(unittest.TestCase):
+    def settings(self, *, generation: str) -> tuple[str, str]:
+        more, older, newer = BLOCKS
+        return more, {"2.3": older, "2.4": newer}[generation]
+
+    def test_dovecot_takes_them(self):
+        for generation in ("2.3", "2.4"):
+            more, shared = self.settings(generation=generation)
+            for block, field, value in ((more, "process_limit", 500), (shared, "process_count", 1)):
+                with self.subTest(generation, block=block), Dovecot(generation) as dovecot, Exporter(dovecot) as exporter:
+                    dovecot.write_config(settings=block)
+                    # What the README says to do.
+                    dovecot.reload()
+                    status = wait_until(
+                        lambda: (now := dovecot.service_status("imap-login"))[field] == value and now, 20, block
+                    )
+                    for name in ("process_limit", "client_limit"):
+                        wait_until(
+                            lambda: exporter.value(f"dovecot_service_{name}", service="imap-login") == status[name],
+                            20,
+                            f"{name} is {status[name]}",
+                        )
+
+
+if __name__ == "__main__":
+    unittest.main()
