@@ -12,7 +12,6 @@ use clap::Parser;
 use dovecot_capacity_exporter::{
     cli::{Config, LogFormat, LogLevel},
     exporter::Exporter,
-    log::{follow::Follower, hint::Hint},
     web::{
         routes,
         serve::{self, MAX_CONNECTIONS},
@@ -41,7 +40,7 @@ fn main() -> ExitCode {
             let _ = answer.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return refuse(first_line(&error.to_string())),
+        Err(error) => return refuse(&error.to_string()),
     };
     start_log(config.log_level, config.log_format);
     match run(config) {
@@ -53,14 +52,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says on standard error why there is no start: the log has no form yet.
-fn refuse(reason: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{reason}");
+/// Says on standard error why there is no start, in one line: the log has no form yet.
+fn refuse(error: &str) -> ExitCode {
+    let reason = error.lines().next().unwrap_or(error);
+    let _ = writeln!(io::stderr(), "{reason}; --help tells what can be given");
     ExitCode::from(2)
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or(text)
 }
 
 fn start_log(level: LogLevel, format: LogFormat) {
@@ -167,19 +163,9 @@ async fn keep_limits(exporter: &Arc<Exporter>) -> Result<LimitsThread, String> {
 
 /// Starts the thread that follows the log.
 fn follow_log(exporter: &Arc<Exporter>) -> Result<(), String> {
-    let failed = |error| format!("the system lets no thread start: {error}");
-    let (paths, because) = exporter.log_files();
-    for path in &paths {
-        info!(file = %path.display(), because, "following");
-    }
-    let follower = Follower::new(&paths);
-    let hint = Hint::new(paths).map_err(failed)?;
     let exporter = exporter.clone();
-    thread::Builder::new()
-        .name("log".into())
-        .spawn(move || exporter.follow(follower, hint))
-        .map_err(failed)?;
-    Ok(())
+    let spawned = thread::Builder::new().name("log".into()).spawn(move || exporter.follow());
+    spawned.map(drop).map_err(|error| format!("the system lets no thread start: {error}"))
 }
 
 /// What the process is told from outside. Handlers are needed even to be stopped: as process 1 of a container the

@@ -103,8 +103,8 @@ pub static SERVICE_PROCESS_MIN_AVAIL: Metric = gauge(
     "Processes that Dovecot keeps ready for new clients.",
 );
 /// Connections in the life of a process.
-pub static SERVICE_RESTART_REQUEST_COUNT: Metric = gauge(
-    "dovecot_service_restart_request_count",
+pub static SERVICE_RESTART_REQUEST_LIMIT: Metric = gauge(
+    "dovecot_service_restart_request_limit",
     &["service"],
     "Connections after which a process of the service ends; service_count before 2.4. 1 is high-security mode (a process per connection), +Inf is unlimited, as performance mode has it.",
 );
@@ -240,7 +240,7 @@ pub static CATALOGUE: [&Metric; 33] = [
     &SERVICE_CLIENT_LIMIT,
     &SERVICE_CONNECTION_CAPACITY,
     &SERVICE_PROCESS_MIN_AVAIL,
-    &SERVICE_RESTART_REQUEST_COUNT,
+    &SERVICE_RESTART_REQUEST_LIMIT,
     &SERVICE_DROP_WARNINGS,
     &SERVICE_LAST_DROP_WARNING,
     &MASTER_RELOADS,

@@ -164,8 +164,26 @@ impl Exporter {
         *logs = states;
     }
 
-    /// Follows `paths` for ever. Reads at once when something was written.
-    pub fn follow(&self, mut follower: Follower, mut hint: Hint) -> ! {
+    /// Follows the log for ever; another one when the configuration turns out to name another.
+    pub fn follow(&self) -> ! {
+        let started = SystemTime::now();
+        loop {
+            let (paths, because) = self.log_files();
+            for path in &paths {
+                info!(file = %path.display(), because, "following");
+            }
+            match Hint::new(paths.clone()) {
+                Ok(hint) => self.follow_files(Follower::new(&paths, started), hint, &paths),
+                Err(error) => {
+                    warn!(%error, "the system lets no thread start to watch the log: raise the limit of threads");
+                    std::thread::sleep(DOVECONF_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Follows `paths`, reading at once when something was written, until others are to be followed.
+    fn follow_files(&self, mut follower: Follower, mut hint: Hint, paths: &[PathBuf]) {
         let mut flowing = None;
         loop {
             let mut events = Vec::new();
@@ -177,6 +195,8 @@ impl Exporter {
             }
             if flowing.is_some_and(|since| since.elapsed() < LOG_FLOW) {
                 std::thread::sleep(LOG_GAP);
+            } else if self.log_path().is_some_and(|path| paths != [path]) {
+                return;
             } else {
                 hint.wait(LOG_LOOK);
             }
@@ -231,18 +251,24 @@ impl Exporter {
     }
 
     /// The log files to follow, and why these.
-    pub fn log_files(&self) -> (Vec<PathBuf>, &'static str) {
+    fn log_files(&self) -> (Vec<PathBuf>, &'static str) {
         if !self.config.log_files.is_empty() {
-            return (self.config.log_files.clone(), "--dovecot.log-file");
+            return (self.config.log_files.clone(), "of --dovecot.log-file");
         }
-        if let Some(path) = lock(&self.limits).in_force.as_ref().and_then(|limits| limits.log_path.clone()) {
-            return (vec![path], "Dovecot's log_path");
+        if let Some(path) = self.log_path() {
+            return (vec![path], "of the setting log_path");
         }
         let usual = ["/var/log/mail.log", "/var/log/maillog", "/var/log/dovecot.log"].map(PathBuf::from);
         match usual.iter().find(|path| path.exists()) {
-            Some(path) => (vec![path.clone()], "a usual place of mail logs"),
+            Some(path) => (vec![path.clone()], "it is a usual place of mail logs"),
             None => (usual[..1].to_vec(), "nothing else was found"),
         }
+    }
+
+    /// The file that Dovecot's configuration names, unless a flag names others.
+    fn log_path(&self) -> Option<PathBuf> {
+        let limits = lock(&self.limits);
+        limits.in_force.as_ref().filter(|_| self.config.log_files.is_empty())?.log_path.clone()
     }
 }
 

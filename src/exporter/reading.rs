@@ -154,7 +154,7 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
         (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(limits::Limit::value)),
         (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
         (&metrics::SERVICE_PROCESS_MIN_AVAIL, settings.process_min_avail.map(Into::into)),
-        (&metrics::SERVICE_RESTART_REQUEST_COUNT, settings.restart_request_count.map(limits::Limit::value)),
+        (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(limits::Limit::value)),
     ];
     for (metric, value) in values {
         page.add_known(metric, &service, value);

@@ -23,9 +23,9 @@ const TIME: Duration = Duration::from_secs(10);
 /// The output of a stock configuration has 40 KiB.
 const MAX_OUTPUT: u64 = 4 << 20;
 
-/// What is asked for. In 2.4 the dump of everything has only the services that the configuration names, and
-/// without their built-in settings; a dump of the block `service` has all. An unknown setting, such as
-/// `service_client_limit` is to 2.3, is passed over in silence.
+/// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
+/// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
+/// in silence.
 const SETTINGS: [&str; 11] = [
     "base_dir",
     "instance_name",
@@ -44,20 +44,27 @@ const SETTINGS: [&str; 11] = [
 pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
     // With -x variables are expanded as the master expands them, but files that values are taken from, the TLS
     // keys among them, must be readable; without it no more is needed than the configuration itself.
-    let output = match run(doveconf, &["-x", "-c"], config).await {
-        Err(Failure::Exit(_)) => run(doveconf, &["-c"], config).await,
+    let output = match run_twice(doveconf, &["-x"], config).await {
+        Err(Failure::Exit(_)) => run_twice(doveconf, &[], config).await,
         output => output,
     };
     match output {
-        Ok(text) => parse(&text).ok_or_else(|| {
+        Ok((all, explicit)) => parse(&all, &explicit).ok_or_else(|| {
             format!(
-                "{} printed no services for {}: give --dovecot.doveconf Dovecot's own doveconf",
+                "{} printed no services for {}: give --dovecot.doveconf the doveconf of Dovecot",
                 doveconf.display(),
                 config.display()
             )
         }),
         Err(failure) => Err(in_words(doveconf, config, &failure)),
     }
+}
+
+/// All settings, and those that the configuration sets.
+async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(String, String), Failure> {
+    let all = run(doveconf, options, config).await?;
+    let explicit = run(doveconf, &[options, &["-n"]].concat(), config).await?;
+    Ok((all, explicit))
 }
 
 #[derive(Debug)]
@@ -74,7 +81,7 @@ fn in_words(doveconf: &Path, config: &Path, failure: &Failure) -> String {
             "{doveconf} cannot be run ({error}): install Dovecot beside the exporter, or give --dovecot.doveconf its place, or state each limit with --dovecot.process-limit"
         ),
         Failure::Exit(said) => format!(
-            "{doveconf} cannot read {config} ({said}): mend the configuration, or let the exporter's user read all of it"
+            "{doveconf} cannot read {config} ({said}): mend the configuration, or let the user of the exporter read all of it"
         ),
         Failure::TooSlow => {
             format!(
@@ -99,6 +106,7 @@ impl Drop for Group {
 async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String, Failure> {
     let mut child = Command::new(doveconf)
         .args(options)
+        .arg("-c")
         .arg(config)
         .args(SETTINGS)
         .stdin(Stdio::null())
@@ -147,8 +155,7 @@ async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> io::Result<String> 
 ///   process_limit = 5
 /// }
 /// ```
-/// 2.4 leaves out of a service's block what has Dovecot's general default. That can be changed for all services at
-/// once, by `service_process_limit` and the like, and then the built-in settings of each service are left out, too.
+/// 2.4 leaves out of a service's block what has Dovecot's general default.
 #[derive(Debug, Default)]
 struct Dump<'a> {
     globals: BTreeMap<&'a str, &'a str>,
@@ -163,7 +170,12 @@ impl<'a> Dump<'a> {
         for line in text.lines() {
             let indent = line.len() - line.trim_start().len();
             match (indent, line.trim().split_once(" =")) {
-                (0, None) => block = line.strip_suffix(" {").unwrap_or_default(),
+                (0, None) => {
+                    block = line.strip_suffix(" {").unwrap_or_default();
+                    if let Some(name) = block.strip_prefix("service ") {
+                        dump.services.entry(unquoted(name)).or_default();
+                    }
+                }
                 (0, Some((key, value))) => {
                     dump.globals.insert(key, unquoted(value.trim()));
                 }
@@ -189,16 +201,31 @@ impl<'a> Dump<'a> {
             .get("protocol")
             .is_none_or(|protocol| protocol.is_empty() || self.protocols.contains(protocol))
     }
+}
 
-    fn setting(&self, service: &BTreeMap<&str, &'a str>, key: &str) -> Option<&'a str> {
-        service.get(key).or_else(|| self.globals.get(format!("service_{key}").as_str())).copied()
+/// All settings, beside those that the configuration sets.
+struct Settled<'a> {
+    all: Dump<'a>,
+    explicit: Dump<'a>,
+}
+
+impl<'a> Settled<'a> {
+    /// A service's setting. In 2.4 all services can be set at once, by `service_client_limit` and the like: that
+    /// overrides what Dovecot has built in for a service, which doveconf prints all the same, but not what the
+    /// configuration sets for it (measured on 2.4.1).
+    fn setting(&self, service: &str, key: &str) -> Option<&'a str> {
+        let global = format!("service_{key}");
+        let of_all = self.explicit.globals.get(global.as_str());
+        let dump = if of_all.is_some() { &self.explicit } else { &self.all };
+        let own = dump.services.get(service).and_then(|settings| settings.get(key));
+        own.or(of_all).or_else(|| self.all.globals.get(global.as_str())).copied()
     }
 
     /// A limit for which 0, in 2.3, and nothing, in 2.4, mean the setting `default_KEY`.
-    fn limit(&self, service: &BTreeMap<&str, &'a str>, key: &str) -> Option<Limit> {
+    fn limit(&self, service: &str, key: &str) -> Option<Limit> {
         match self.setting(service, key) {
             None | Some("" | "0") => {
-                self.globals.get(format!("default_{key}").as_str()).copied().and_then(limit)
+                self.all.globals.get(format!("default_{key}").as_str()).copied().and_then(limit)
             }
             Some(value) => self.variable(value).and_then(limit),
         }
@@ -206,19 +233,20 @@ impl<'a> Dump<'a> {
 
     /// Follows 2.4's `$SET:NAME`, which is printed as it stands where doveconf may not expand it.
     fn variable(&self, value: &'a str) -> Option<&'a str> {
-        value.strip_prefix("$SET:").map_or(Some(value), |name| self.globals.get(name).copied())
+        value.strip_prefix("$SET:").map_or(Some(value), |name| self.all.globals.get(name).copied())
     }
 
-    fn settings(&self, service: &BTreeMap<&str, &'a str>) -> Settings {
-        let count = match (service.get("service_count"), self.setting(service, "restart_request_count")) {
-            (Some(&"0"), _) => Some(Limit::Unlimited),
-            (Some(count), _) => limit(count),
-            (None, count) => count.and_then(limit),
+    fn settings(&self, service: &str) -> Settings {
+        // Before 2.4 the setting was called service_count, and 0 meant unlimited.
+        let count = match self.setting(service, "service_count") {
+            Some("0") => Some(Limit::Unlimited),
+            Some(count) => limit(count),
+            None => self.setting(service, "restart_request_count").and_then(limit),
         };
         let client_limit = self.limit(service, "client_limit");
         let min_avail = self.setting(service, "process_min_avail");
         Settings {
-            program: service.get("executable").map(|executable| Program::of_executable(executable)),
+            program: self.setting(service, "executable").map(Program::of_executable),
             process_limit: self.limit(service, "process_limit"),
             // The master takes the smaller of the two (`service_create`, src/master/service.c).
             client_limit: client_limit.zip(count).map(|(clients, count)| clients.min(count)),
@@ -237,13 +265,12 @@ fn limit(value: &str) -> Option<Limit> {
 }
 
 /// Reads what `doveconf` printed; nothing if that has no services.
-fn parse(text: &str) -> Option<Limits> {
-    let dump = Dump::of(text);
-    let global = |name| dump.globals.get(name).copied().filter(|value| !value.is_empty());
-    let services = dump.services.iter().filter(|(_, settings)| dump.enabled(settings));
-    let services: BTreeMap<Service, Settings> = services
-        .filter_map(|(name, settings)| Some((Service::parse(name)?, dump.settings(settings))))
-        .collect();
+fn parse(all: &str, explicit: &str) -> Option<Limits> {
+    let settled = Settled { all: Dump::of(all), explicit: Dump::of(explicit) };
+    let global = |name| settled.all.globals.get(name).copied().filter(|value| !value.is_empty());
+    let services = settled.all.services.iter().filter(|(_, settings)| settled.all.enabled(settings));
+    let services: BTreeMap<Service, Settings> =
+        services.filter_map(|(name, _)| Some((Service::parse(name)?, settled.settings(name)))).collect();
     (!services.is_empty()).then(|| Limits {
         services,
         base_dir: global("base_dir").map(Into::into),

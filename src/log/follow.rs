@@ -110,9 +110,10 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows `paths`, each from the end of what it leads to now, or from the start of what it will lead to.
-    pub fn new(paths: &[PathBuf]) -> Self {
-        let sources = paths.iter().map(|path| Source::new(path)).collect();
+    /// Follows `paths`, each from the end of what it leads to now, or from the start if that was made after `since`
+    /// or is still to be made.
+    pub fn new(paths: &[PathBuf], since: SystemTime) -> Self {
+        let sources = paths.iter().map(|path| Source::new(path, since)).collect();
         Self { sources, block: vec![0; BLOCK], needles: grammar::NEEDLES.map(Finder::new).to_vec() }
     }
 
@@ -175,9 +176,10 @@ fn take(line: &[u8], unanchored: &mut u64, on_event: &mut dyn FnMut(Event)) {
 }
 
 impl Source {
-    fn new(path: &Path) -> Self {
+    fn new(path: &Path, since: SystemTime) -> Self {
         // What is there now stays uncounted, even if it may not be opened yet.
         let now = metadata(path).ok().filter(Metadata::is_file);
+        let now = now.filter(|now| now.created().map_or(true, |birth| birth <= since));
         let place =
             |now: Metadata| Place { identity: Identity::of(&now), offset: now.len(), fingerprint: vec![] };
         let places = now.map(place).into_iter().collect();
@@ -353,7 +355,7 @@ fn in_words(path: &Path, error: &io::Error) -> String {
         }
         ErrorKind::PermissionDenied => {
             format!(
-                "{path} may not be read: let the exporter's user read it, for instance as a member of the file's group"
+                "{path} may not be read: let the user of the exporter read it, for instance as a member of its group"
             )
         }
         _ => format!("{path} cannot be read ({error}): check the file system it is on"),

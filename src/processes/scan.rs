@@ -78,12 +78,12 @@ impl fmt::Display for Blind {
         match self {
             Self::Unreadable(path, error) => write!(
                 formatter,
-                "{} cannot be read as a proc file system ({error}): give --path.procfs the place where the host's /proc is mounted",
+                "{} cannot be read as a proc file system ({error}): give --path.procfs the place where the /proc of the host is mounted",
                 path.display()
             ),
             Self::Hidden(path) => write!(
                 formatter,
-                "{} hides the processes of others: run the exporter in Dovecot's PID name space and without hidepid= or ProtectProc=, or in the group of the gid= mount option",
+                "{} hides the processes of others: run the exporter in the PID name space of Dovecot and without hidepid= or ProtectProc=, or in the group of the gid= mount option",
                 path.display()
             ),
             Self::SeveralMasters(masters) => {
@@ -108,7 +108,10 @@ pub fn scan(procfs: &Path, wanted: &Wanted) -> Result<Census, Blind> {
     let directory = openat(CWD, procfs, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(unreadable)?;
     let walk = walk(&directory).map_err(unreadable)?;
-    let hidden = walk.denied || !walk.init || walk.seen == 0;
+    if walk.seen == 0 {
+        return Err(Blind::Unreadable(procfs.to_owned(), io::Error::other("there are no processes in it")));
+    }
+    let hidden = walk.denied || !walk.init;
     let mut malformed = 0;
     let masters = masters(procfs, &walk, &mut malformed);
     if hidden || masters.is_empty() && only_kin(procfs, walk.seen) {

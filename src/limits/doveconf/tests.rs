@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 fn fixture(name: &str) -> Limits {
     let path = format!("{}/tests/fixtures/doveconf/{name}", env!("CARGO_MANIFEST_DIR"));
-    parse(&std::fs::read_to_string(path).unwrap()).expect("services")
+    parse(&std::fs::read_to_string(path).unwrap(), "").expect("services")
 }
 
 /// As `doveadm service status` shows them, with `unlimited` for 4294967295.
@@ -58,15 +58,25 @@ fn without_the_right_to_expand_variables() {
                 service a {\n  process_limit = $SET:default_process_limit\n  restart_request_count = unlimited\n}\n\
                 service b {\n  process_limit = %{system:cpu_count}\n  restart_request_count = 3\n  protocol = imap\n}\n\
                 service c {\n  protocol = pop3\n}\nlog_path = syslog\nbase_dir =\n";
-    let limits = parse(text).expect("services");
+    let limits = parse(text, "").expect("services");
     assert_eq!(shown(&limits), ["a 77 9", "b unknown 3"]);
     assert_eq!((limits.log_path, limits.base_dir), (None, None));
+}
+
+/// 2.4.1 prints built-in settings of services that a setting for all services overrides.
+#[test]
+fn settings_for_all_services_at_once() {
+    let all = "default_process_limit = 100\ndefault_client_limit = 1000\nservice_client_limit = 7\n\
+               service_restart_request_count = unlimited\nservice auth {\n}\nservice imap {\n  client_limit = 3\n  \
+               process_limit = 1024\n}\nservice lmtp {\n  client_limit = 1\n  process_limit = 5\n}\n";
+    let explicit = "service_client_limit = 7\nservice imap {\n  client_limit = 3\n}\n";
+    assert_eq!(shown(&parse(all, explicit).expect("services")), ["auth 100 7", "imap 1024 3", "lmtp 5 7"]);
 }
 
 #[test]
 fn what_is_no_output_of_doveconf() {
     for text in ["", "hello\n", "service x {", "process_limit = 5\n", "  process_limit = 5\n}\n"] {
-        let services = parse(text).map(|limits| limits.services.len());
+        let services = parse(text, text).map(|limits| limits.services.len());
         assert!(services.is_none_or(|services| services == 1), "{text:?}");
     }
 }

@@ -17,7 +17,7 @@ impl Log {
         if let Some(before) = before {
             fs::write(&path, before).unwrap();
         }
-        Self { follower: Follower::new(&[path]), folder, seen: vec![] }
+        Self { follower: Follower::new(&[path], SystemTime::now()), folder, seen: vec![] }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -72,6 +72,13 @@ fn starts_at_the_end_of_what_is_there() {
 }
 
 #[test]
+fn a_file_made_since_the_start_of_the_program_is_new() {
+    let mut log = Log::with(Some(&line(1)));
+    log.follower = Follower::new(&[log.path("dovecot.log")], SystemTime::now() - Duration::from_secs(60));
+    log.expect([1]);
+}
+
+#[test]
 fn what_came_before_the_first_pass_counts() {
     let mut log = Log::with(Some(&line(1)));
     write(&log.open("dovecot.log"), [2]);
@@ -91,7 +98,7 @@ fn a_start_in_the_middle_of_a_line() {
 fn waits_for_a_file_and_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later/dovecot.log");
-    let follower = Follower::new(std::slice::from_ref(&path));
+    let follower = Follower::new(std::slice::from_ref(&path), SystemTime::now());
     let mut log = Log { folder, follower, seen: vec![] };
     log.expect([]);
     let trouble = log.state().trouble.unwrap();
@@ -252,7 +259,7 @@ fn a_link_to_another_file_and_back() {
     let mut log = Log::with(None);
     fs::write(log.path("a"), line(100)).unwrap();
     std::os::unix::fs::symlink(log.path("a"), log.path("dovecot.log")).unwrap();
-    log.follower = Follower::new(&[log.path("dovecot.log")]);
+    log.follower = Follower::new(&[log.path("dovecot.log")], SystemTime::now());
     write(&log.open("a"), [1]);
     log.pass();
     let point = |log: &Log, name: &str| {
@@ -276,7 +283,7 @@ fn the_folder_moved_away_and_back() {
     let logs = folder.path().join("logs");
     fs::create_dir(&logs).unwrap();
     fs::write(logs.join("dovecot.log"), line(100)).unwrap();
-    let follower = Follower::new(&[logs.join("dovecot.log")]);
+    let follower = Follower::new(&[logs.join("dovecot.log")], SystemTime::now());
     let mut log = Log { folder, follower, seen: vec![] };
     write(&log.open("logs/dovecot.log"), [1]);
     log.pass();
@@ -322,7 +329,7 @@ fn a_forged_line_is_told_from_a_warning() {
 fn a_flood_in_one_file_does_not_starve_another() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["flood.log", "dovecot.log"].map(|name| folder.path().join(name));
-    let mut log = Log { follower: Follower::new(&paths), folder, seen: vec![] };
+    let mut log = Log { follower: Follower::new(&paths, SystemTime::now()), folder, seen: vec![] };
     fs::write(&paths[0], vec![b'\n'; (TURN + 1) * BLOCK]).unwrap();
     fs::write(&paths[1], line(1)).unwrap();
     assert!(log.pass());
