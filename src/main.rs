@@ -27,8 +27,9 @@ use tokio::{
 use tracing::{Level, error, info};
 use tracing_subscriber::{Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// A first scrape should find every series, but a `doveconf` that hangs must not keep us from starting.
-const FIRST_LIMITS_TIME: Duration = Duration::from_secs(1);
+/// A first scrape should find every series, but a `doveconf` or a file system that hangs must not keep us from
+/// starting.
+const FIRST_TIME: Duration = Duration::from_secs(1);
 /// For answers under way when the process is told to stop.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(500);
 
@@ -93,7 +94,7 @@ fn run(config: Config) -> Result<(), String> {
             })?);
         }
         let limits = keep_limits(&exporter).await?;
-        follow_log(&exporter)?;
+        follow_log(&exporter).await?;
         let router = routes::router(exporter.clone(), &telemetry_path);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (stop, stopped) = watch::channel(());
@@ -157,15 +158,23 @@ async fn keep_limits(exporter: &Arc<Exporter>) -> Result<LimitsThread, String> {
         drop(done);
     };
     thread::Builder::new().name("limits".into()).spawn(keep).map_err(failed)?;
-    let _ = timeout(FIRST_LIMITS_TIME, first).await;
+    let _ = timeout(FIRST_TIME, first).await;
     Ok(LimitsThread { stop, stopped })
 }
 
-/// Starts the thread that follows the log.
-fn follow_log(exporter: &Arc<Exporter>) -> Result<(), String> {
+/// Starts the thread that follows the log. Returns when it knows where the log ends, so that no line is missed that
+/// is written after we said that we listen, or when that takes too long.
+async fn follow_log(exporter: &Arc<Exporter>) -> Result<(), String> {
     let exporter = exporter.clone();
-    let spawned = thread::Builder::new().name("log".into()).spawn(move || exporter.follow());
-    spawned.map(drop).map_err(|error| format!("the system lets no thread start: {error}"))
+    let (known, first) = oneshot::channel();
+    let ready = || {
+        // Nobody may be waiting any more.
+        let _ = known.send(());
+    };
+    let spawned = thread::Builder::new().name("log".into()).spawn(move || exporter.follow(ready));
+    spawned.map_err(|error| format!("the system lets no thread start: {error}"))?;
+    let _ = timeout(FIRST_TIME, first).await;
+    Ok(())
 }
 
 /// What the process is told from outside. Handlers are needed even to be stopped: as process 1 of a container the

@@ -3,7 +3,7 @@
 pub mod reading;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -37,6 +37,10 @@ const LOG_GAP: Duration = Duration::from_millis(2);
 /// How long lines are thought to flow on after the last one.
 const LOG_FLOW: Duration = Duration::from_millis(50);
 
+/// How far apart the master's line about a reload and the start of its new `log` process may be for both to tell of
+/// the same reload: the master reads its configuration in between.
+const RELOAD_TIME: Duration = Duration::from_secs(2);
+
 /// Everything the program knows.
 #[derive(Debug)]
 pub struct Exporter {
@@ -61,6 +65,8 @@ type Latest = (Instant, Arc<Reading>);
 struct Scans {
     /// The master and its newest reading of the configuration, when they were last seen.
     generation: Option<Generation>,
+    /// When the log last told that Dovecot reads its configuration again.
+    reload_line: Option<Instant>,
     malformed: u64,
     failed: u64,
     trouble: Option<String>,
@@ -135,7 +141,10 @@ impl Exporter {
             let master = census.master.as_ref().map(|master| (master.pid, master.start));
             let generation = master.zip(census.generation);
             if generation.is_some() && scans.generation != generation {
-                if scans.generation.is_some() {
+                // What the log has told already must not be taken for a second reading of the configuration: that
+                // may have been changed once more since.
+                let told = |line: Instant| line.elapsed() <= census.generation_age + RELOAD_TIME;
+                if scans.generation.is_some() && !scans.reload_line.is_some_and(told) {
                     lock(&self.tally).warned.clear();
                     self.loaded.notify_one();
                 }
@@ -151,11 +160,12 @@ impl Exporter {
         let mut tally = lock(&self.tally);
         for event in events {
             tally.count(event, now);
-            if *event == Event::Reload {
-                self.loaded.notify_one();
-            }
         }
         drop(tally);
+        if events.contains(&Event::Reload) {
+            lock(&self.scans).reload_line = Some(Instant::now());
+            self.loaded.notify_one();
+        }
         let mut logs = lock(&self.logs);
         for (index, state) in states.iter().enumerate() {
             let before = logs.get(index).and_then(|before| before.trouble.as_ref());
@@ -164,16 +174,22 @@ impl Exporter {
         *logs = states;
     }
 
-    /// Follows the log for ever; another one when the configuration turns out to name another.
-    pub fn follow(&self) -> ! {
+    /// Follows the log for ever; another one when the configuration turns out to name another. Calls `ready` when it
+    /// knows where the first one ends: what is written from then on counts.
+    pub fn follow(&self, ready: impl FnOnce()) -> ! {
         let started = SystemTime::now();
+        let mut ready = Some(ready);
         loop {
             let (paths, because) = self.log_files();
             for path in &paths {
                 info!(file = %path.display(), because, "following");
             }
+            let follower = Follower::new(&paths, started);
+            if let Some(ready) = ready.take() {
+                ready();
+            }
             match Hint::new(paths.clone()) {
-                Ok(hint) => self.follow_files(Follower::new(&paths, started), hint, &paths),
+                Ok(hint) => self.follow_files(follower, hint, &paths),
                 Err(error) => {
                     warn!(%error, "the system lets no thread start to watch the log: raise the limit of threads");
                     std::thread::sleep(DOVECONF_RETRY);
@@ -253,7 +269,9 @@ impl Exporter {
     /// The log files to follow, and why these.
     fn log_files(&self) -> (Vec<PathBuf>, &'static str) {
         if !self.config.log_files.is_empty() {
-            return (self.config.log_files.clone(), "of --dovecot.log-file");
+            // One given twice would count twice.
+            let files: BTreeSet<&PathBuf> = self.config.log_files.iter().collect();
+            return (files.into_iter().cloned().collect(), "of --dovecot.log-file");
         }
         if let Some(path) = self.log_path() {
             return (vec![path], "of the setting log_path");

@@ -2,13 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{metadata, read_to_string},
+    fs::{File, metadata},
+    io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 /// Most files and folders that are watched; Debian's configuration has 25.
 const MAX_FILES: usize = 1000;
+
+/// Bytes of a file that are searched for includes.
+const MAX_TEXT: u64 = 1 << 20;
 
 /// The state of every file and folder that the configuration is read from: another value means that something
 /// changed. Folders of `!include` patterns stand for all they hold, so that a new file is noticed as well.
@@ -31,7 +35,7 @@ impl ConfigFiles {
                 let entries = path.read_dir().into_iter().flatten().flatten();
                 pending.extend(entries.map(|entry| entry.path()).filter(|entry| entry.is_file()));
             } else {
-                let text = read_to_string(&path).unwrap_or_default();
+                let text = read_text(&path).unwrap_or_default();
                 let folder = path.parent().unwrap_or(Path::new("/"));
                 pending.extend(includes(&text).map(|pattern| watchable(&folder.join(pattern))));
             }
@@ -44,6 +48,15 @@ impl ConfigFiles {
     pub fn changed(&self) -> bool {
         self.0.iter().any(|(path, before)| version(path) != *before)
     }
+}
+
+/// Reads a regular file: any other might never end.
+fn read_text(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    if metadata(path).ok()?.is_file() {
+        File::open(path).ok()?.take(MAX_TEXT).read_to_string(&mut text).ok()?;
+    }
+    Some(text)
 }
 
 fn version(path: &Path) -> Option<Version> {

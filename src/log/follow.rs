@@ -227,9 +227,6 @@ impl Source {
     /// Looks where the path leads to, and changes over if it is another file.
     fn look(&mut self, reader: &mut Reader) -> io::Result<bool> {
         let found = metadata(&self.state.path)?;
-        if !found.is_file() {
-            return Err(ErrorKind::IsADirectory.into());
-        }
         self.state.size = found.len();
         if self.current.as_ref().is_some_and(|tail| tail.place.identity == Identity::of(&found)) {
             self.seen = file_clock();
@@ -251,6 +248,10 @@ impl Source {
 
     /// Opens what the path leads to, at the place that is remembered of it, else at its start.
     fn open(&mut self) -> io::Result<Tail> {
+        // Opening a pipe would wait for its writer.
+        if !metadata(&self.state.path)?.is_file() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
         let mut file = File::open(&self.state.path)?;
         let identity = Identity::of(&file.metadata()?);
         if let Some(index) = self.retired.iter().position(|tail| tail.place.identity == identity) {

@@ -10,6 +10,7 @@ use std::{
     fmt, io,
     mem::MaybeUninit,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use procfs::{ProcError, process::Process};
@@ -17,6 +18,7 @@ use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{CWD, Mode, OFlags, RawDir, openat},
     io::{Errno, read},
+    time::{ClockId, clock_gettime},
 };
 
 use crate::service::Program;
@@ -35,6 +37,8 @@ pub struct Census {
     /// (start time in ticks since boot, pid). The master starts one whenever it has read its configuration
     /// (measured on 2.3 and 2.4), reload or restart.
     pub generation: Option<(u64, i32)>,
+    /// How long ago that process started.
+    pub generation_age: Duration,
     /// Processes left out because what `/proc` says of them makes no sense.
     pub malformed: u64,
 }
@@ -129,7 +133,8 @@ pub fn scan(procfs: &Path, wanted: &Wanted) -> Result<Census, Blind> {
     let generation = logs.filter_map(|log| Some((stat(procfs, log.pid).ok()??.start, log.pid))).max();
     let name = |(kind, count): (usize, u64)| (walk.kinds[kind].program.clone(), count);
     let programs = programs.into_iter().map(name).collect();
-    Ok(Census { master: Some(family.master), programs, generation, malformed })
+    let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
+    Ok(Census { master: Some(family.master), programs, generation, generation_age, malformed })
 }
 
 /// A process whose command line is that of a service.
@@ -274,6 +279,14 @@ fn stat(procfs: &Path, pid: i32) -> Result<Option<Stat>, ProcError> {
         Err(ProcError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// How long ago a process started, by its start in ticks since boot.
+fn age(start: u64) -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default());
+    let ticks = procfs::ticks_per_second();
+    now.saturating_sub(Duration::from_millis(start.saturating_mul(1000) / ticks))
 }
 
 /// The masters: what is called `dovecot` and is no child of another that is.

@@ -123,6 +123,16 @@ fn a_folder_is_no_log() {
 }
 
 #[test]
+fn a_pipe_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dovecot.log");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut log = Log { follower: Follower::new(&[path], SystemTime::now()), folder, seen: vec![] };
+    log.expect([]);
+    assert!(log.state().trouble.unwrap().contains("no regular file"));
+}
+
+#[test]
 fn lines_may_come_in_pieces() {
     let mut log = Log::with(Some(""));
     for part in line(1).as_bytes().chunks(10) {
