@@ -57,8 +57,8 @@ def block() -> bytes:
 
 
 def main() -> None:
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
+        sys.exit("usage: make_log.py PATH [BYTES]   (a PATH that begins with - is written ./-)")
     left = int(sys.argv[2]) if len(sys.argv) == 3 else 500_000_000
     first = block()
     lines = warnings = size = minute = 0

@@ -53,7 +53,8 @@ impl Program {
     /// Whether [`Program::new`] would make this one of the two.
     pub fn is(&self, name: &str, worker: bool) -> bool {
         let suffix = if worker { " -w" } else { "" };
-        self.0.strip_suffix(suffix) == Some(name)
+        // The length first: nearly all that differ differ in it, and this is asked many times per process.
+        self.0.len() == name.len() + suffix.len() && self.0.starts_with(name) && self.0.ends_with(suffix)
     }
 
     /// `imap-login`, `auth -w`.

@@ -20,10 +20,11 @@ use super::{
     place::{Identity, Place, file_clock},
 };
 
-/// Bytes read at once: one search runs over so many, and one file's turn is a few of them.
-const BLOCK: usize = 256 * 1024;
-/// Blocks that one file may have in one pass, so that a flood in it does not starve the others.
-const TURN: usize = 16;
+/// Bytes read at once and then searched several times, so no more than the first-level cache holds.
+const BLOCK: usize = 32 * 1024;
+/// Blocks that one file may have in one pass, some milliseconds' work, so that a flood in it does not starve the
+/// others.
+const TURN: usize = 512;
 /// A file that left the path is read on until so long after its last byte: Dovecot keeps writing to it until it
 /// is told to reopen its log.
 const LINGER: Duration = Duration::from_secs(30);
@@ -156,6 +157,9 @@ impl Reader<'_> {
             let counts = tail.lines.feed(block, self.needles, &mut on_line);
             state.lines += counts.lines;
             state.oversized_lines += counts.oversized;
+            if length < self.block.len() {
+                break;
+            }
         }
         Ok(true)
     }
@@ -213,7 +217,7 @@ impl Source {
         let Some(tail) = &mut self.current else { return Ok(false) };
         let now = tail.file.metadata()?;
         if tail.checked != now.modified().ok() || now.len() != tail.place.offset {
-            if !tail.place.holds(&tail.file)? {
+            if !tail.place.holds(&tail.file, now.len())? {
                 tail.file.seek(SeekFrom::Start(0))?;
                 tail.place = Place::start(tail.place.identity);
                 tail.lines = Lines::default();
@@ -260,7 +264,7 @@ impl Source {
         let known = self.places.iter().position(|place| place.identity == identity);
         let place = known.map(|index| self.places.remove(index));
         let place = match place {
-            Some(place) if place.holds(&file)? => place,
+            Some(place) if place.holds(&file, file.metadata()?.len())? => place,
             _ => Place::start(identity),
         };
         let mut before = [b'\n'];

@@ -54,9 +54,9 @@ impl Place {
         self.fingerprint.drain(..self.fingerprint.len().saturating_sub(FINGERPRINT));
     }
 
-    /// Whether `file` still holds what was read of it, as far as that can be seen.
-    pub fn holds(&self, file: &File) -> io::Result<bool> {
-        if file.metadata()?.len() < self.offset {
+    /// Whether `file`, which is `length` bytes long, still holds what was read of it, as far as that can be seen.
+    pub fn holds(&self, file: &File, length: u64) -> io::Result<bool> {
+        if length < self.offset {
             return Ok(false);
         }
         let mut found = vec![0; self.fingerprint.len()];

@@ -17,7 +17,7 @@ use procfs::{ProcError, process::Process};
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{CWD, Mode, OFlags, RawDir, openat},
-    io::{Errno, read},
+    io::{Errno, pread},
     time::{ClockId, clock_gettime},
 };
 
@@ -169,7 +169,7 @@ struct Walk {
 
 impl Walk {
     fn kind(&mut self, instance: &str, program: &str, worker: bool) -> usize {
-        let same = |kind: &ServiceKind| kind.instance == instance && kind.program.is(program, worker);
+        let same = |kind: &ServiceKind| kind.program.is(program, worker) && kind.instance == instance;
         self.kinds.iter().position(same).unwrap_or_else(|| {
             self.kinds
                 .push(ServiceKind { instance: instance.to_owned(), program: Program::new(program, worker) });
@@ -215,7 +215,8 @@ fn read_command(directory: &OwnedFd, pid: &[u8], buffer: &mut [u8]) -> Result<us
     path[pid.len()..].copy_from_slice(FILE);
     let path = CStr::from_bytes_with_nul(path).map_err(|_| Errno::INVAL)?;
     let file = openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    read(&file, buffer)
+    // Not read, which in a program with threads takes a lock for the position in the file.
+    pread(&file, buffer, 0)
 }
 
 /// What a command line says that a process is.

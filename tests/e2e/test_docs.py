@@ -33,6 +33,12 @@ class Commands(unittest.TestCase):
         self.assertEqual(demo.returncode, 0, demo.stdout + demo.stderr)
         self.assertIn("Every act showed what it should", demo.stdout)
 
+    def test_bench(self):
+        """With small numbers: that it measures everything, not what comes out."""
+        bench = ["python3", ROOT / "bench/bench.py", "--quick"]
+        done = subprocess.run(bench, capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_run_as_it_stands_and_ask_it(self):
         """With the defaults, so on the port of the README; that must be free on this machine."""
         with tempfile.TemporaryDirectory() as folder:
