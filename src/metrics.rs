@@ -205,7 +205,7 @@ pub static LOG_LAST_READ: Metric = gauge(
 pub static LOG_UNANCHORED_WARNINGS: Metric = counter(
     "dovecot_exporter_log_unanchored_warnings_total",
     &["file"],
-    "Lines that hold the text of a drop warning but are none of the master's: a client wrote it into a user name, or the log has a form that this exporter does not know.",
+    "Lines that hold the text of a drop warning but are none of the master's: a client wrote it into a user name, syslog has it from another instance_name, or the log has a form that this exporter does not know.",
 );
 /// CPU time.
 pub static PROCESS_CPU: Metric =

@@ -52,8 +52,10 @@ pub struct Exporter {
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
     latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
-    /// Asks for `doveconf` to be run: Dovecot has read its configuration.
+    /// Asks for `doveconf` to be run: Dovecot has read its configuration, as its new `log` process shows.
     loaded: Notify,
+    /// Asks for `doveconf` to be run: Dovecot said that it reads its configuration, which may have failed.
+    reloading: Notify,
     /// Asks for `doveconf` to be run.
     changed: Notify,
 }
@@ -92,6 +94,7 @@ impl Exporter {
             scans: Mutex::default(),
             latest: Arc::default(),
             loaded: Notify::new(),
+            reloading: Notify::new(),
             changed: Notify::new(),
         }
     }
@@ -164,7 +167,7 @@ impl Exporter {
         drop(tally);
         if events.contains(&Event::Reload) {
             lock(&self.scans).reload_line = Some(Instant::now());
-            self.loaded.notify_one();
+            self.reloading.notify_one();
         }
         let mut logs = lock(&self.logs);
         for (index, state) in states.iter().enumerate() {
@@ -177,33 +180,52 @@ impl Exporter {
     /// Follows the log for ever; another one when the configuration turns out to name another. Calls `ready` when it
     /// knows where the first one ends: what is written from then on counts.
     pub fn follow(&self, ready: impl FnOnce()) -> ! {
-        let started = SystemTime::now();
+        let mut since = SystemTime::now();
         let mut ready = Some(ready);
         loop {
+            let log_path = self.log_path();
             let (paths, because) = self.log_files();
             for path in &paths {
                 info!(file = %path.display(), because, "following");
             }
-            let follower = Follower::new(&paths, started);
+            let follower = Follower::new(&paths, since);
             if let Some(ready) = ready.take() {
                 ready();
             }
             match Hint::new(paths.clone()) {
-                Ok(hint) => self.follow_files(follower, hint, &paths),
+                Ok(hint) => self.follow_files(follower, hint, log_path.as_ref()),
                 Err(error) => {
                     warn!(%error, "the system lets no thread start to watch the log: raise the limit of threads");
                     std::thread::sleep(DOVECONF_RETRY);
                 }
             }
+            if log_path.is_some() {
+                // A log that Dovecot has made for the new setting is new; one that was there before is not.
+                since = SystemTime::now() - RELOAD_TIME;
+            }
         }
     }
 
-    /// Follows `paths`, reading at once when something was written, until others are to be followed.
-    fn follow_files(&self, mut follower: Follower, mut hint: Hint, paths: &[PathBuf]) {
+    /// Follows the files, reading at once when something was written, until the configuration no longer names
+    /// `log_path`.
+    fn follow_files(&self, mut follower: Follower, mut hint: Hint, log_path: Option<&PathBuf>) {
         let mut flowing = None;
-        loop {
+        let mut looked = Instant::now();
+        while looked.elapsed() < LOG_LOOK || self.log_path().as_ref() == log_path {
+            if looked.elapsed() >= LOG_LOOK {
+                looked = Instant::now();
+            }
+            let instance =
+                lock(&self.limits).in_force.as_ref().and_then(|limits| limits.instance_name.clone());
             let mut events = Vec::new();
-            let any = follower.pass(&mut |event| events.push(event));
+            let any = follower.pass(&mut |ident, event| {
+                // Syslog may hold the lines of other instances as well.
+                let ours = ident.zip(instance.as_deref()).is_none_or(|(ident, name)| ident == name);
+                if ours {
+                    events.push(event);
+                }
+                ours
+            });
             self.count(&events, follower.states());
             if any {
                 flowing = Some(Instant::now());
@@ -211,8 +233,6 @@ impl Exporter {
             }
             if flowing.is_some_and(|since| since.elapsed() < LOG_FLOW) {
                 std::thread::sleep(LOG_GAP);
-            } else if self.log_path().is_some_and(|path| paths != [path]) {
-                return;
             } else {
                 hint.wait(LOG_LOOK);
             }
@@ -224,21 +244,29 @@ impl Exporter {
     pub async fn keep_limits(&self, first: impl FnOnce()) {
         let mut files = ConfigFiles::find(&self.config.dovecot_config);
         let mut failed = self.read_limits(true).await;
+        // Dovecot has read a configuration that doveconf could not read yet.
+        let mut behind = false;
         first();
         loop {
-            let loaded = select! {
-                () = self.loaded.notified() => true,
-                () = self.changed.notified() => false,
+            let (loaded, certain) = select! {
+                () = self.loaded.notified() => (true, true),
+                () = self.reloading.notified() => (true, false),
+                () = self.changed.notified() => (false, false),
                 () = sleep(CONFIG_LOOK) => {
                     if !files.changed() && failed.is_none_or(|failed| failed.elapsed() < DOVECONF_RETRY) {
                         continue;
                     }
-                    false
+                    (false, false)
                 }
             };
             // Before doveconf reads them: what changes meanwhile is a change.
             files = ConfigFiles::find(&self.config.dovecot_config);
-            failed = self.read_limits(loaded).await;
+            failed = self.read_limits(loaded || behind).await;
+            behind = failed.is_some() && (certain || behind);
+            if failed.is_some() {
+                // Whether Dovecot could read it, a new log process will tell.
+                lock(&self.scans).reload_line = None;
+            }
         }
     }
 

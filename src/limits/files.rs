@@ -52,11 +52,12 @@ impl ConfigFiles {
 
 /// Reads a regular file: any other might never end.
 fn read_text(path: &Path) -> Option<String> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     if metadata(path).ok()?.is_file() {
-        File::open(path).ok()?.take(MAX_TEXT).read_to_string(&mut text).ok()?;
+        File::open(path).ok()?.take(MAX_TEXT).read_to_end(&mut text).ok()?;
     }
-    Some(text)
+    // A comment may be in any encoding.
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn version(path: &Path) -> Option<Version> {

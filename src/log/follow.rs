@@ -7,7 +7,6 @@
 use std::{
     fs::{File, Metadata, metadata},
     io::{self, ErrorKind, Read, Seek, SeekFrom},
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
@@ -32,6 +31,9 @@ const LINGER: Duration = Duration::from_secs(30);
 const MAX_RETIRED: usize = 8;
 /// Places remembered of files that are no longer read, in case the path leads to one again.
 const MAX_PLACES: usize = 64;
+/// Takes an event and the ident under which syslog has it; returns whether it is of the watched instance.
+type OnEvent<'a> = &'a mut dyn FnMut(Option<&str>, Event) -> bool;
+
 /// What is known of one log file.
 #[derive(Clone, Debug)]
 pub struct LogState {
@@ -57,7 +59,7 @@ pub struct LogState {
     pub oversized_lines: u64,
     /// Failed attempts to open or read.
     pub read_errors: u64,
-    /// Lines with the text of a drop warning that the master did not log.
+    /// Lines with the text of a drop warning that the master of the watched instance did not log.
     pub unanchored_warnings: u64,
 }
 
@@ -119,7 +121,7 @@ impl Follower {
     }
 
     /// Reads what was written since the last pass and hands over its events; returns whether there was anything.
-    pub fn pass(&mut self, on_event: &mut dyn FnMut(Event)) -> bool {
+    pub fn pass(&mut self, on_event: OnEvent) -> bool {
         let mut reader = Reader { block: &mut self.block, needles: &self.needles, on_event };
         let read = self.sources.iter_mut().map(|source| source.pass(&mut reader));
         read.fold(false, |any, one| any | one)
@@ -135,7 +137,7 @@ impl Follower {
 struct Reader<'a> {
     block: &'a mut [u8],
     needles: &'a [Finder<'static>],
-    on_event: &'a mut dyn FnMut(Event),
+    on_event: OnEvent<'a>,
 }
 
 impl Reader<'_> {
@@ -172,11 +174,9 @@ impl Reader<'_> {
     }
 }
 
-fn take(line: &[u8], unanchored: &mut u64, on_event: &mut dyn FnMut(Event)) {
-    match grammar::parse(line) {
-        Some(event) => on_event(event),
-        None => *unanchored += u64::from(grammar::mentions_drop(line)),
-    }
+fn take(line: &[u8], unanchored: &mut u64, on_event: OnEvent) {
+    let ours = grammar::parse(line).is_some_and(|(ident, event)| on_event(ident, event));
+    *unanchored += u64::from(!ours && grammar::mentions_drop(line));
 }
 
 impl Source {
@@ -197,19 +197,19 @@ impl Source {
     fn pass(&mut self, reader: &mut Reader) -> bool {
         let retired = self.read_retired(reader);
         let current = self.read_current(reader);
-        let looked = current.and_then(|before| Ok(before | self.look(reader)?));
+        // Also when the present file cannot be read any more: the path may lead to a better one.
+        let looked = self.look(reader);
+        let read = [&current, &looked].into_iter().any(|any| matches!(any, Ok(true)));
+        let looked = current.and(looked);
         self.state.position = self.current.as_ref().map_or(0, |tail| tail.place.offset);
         match looked {
-            Ok(any) => {
-                self.state.trouble = None;
-                retired || any
-            }
+            Ok(_) => self.state.trouble = None,
             Err(error) => {
                 self.state.read_errors += u64::from(error.kind() != ErrorKind::NotFound);
                 self.state.trouble = Some(in_words(&self.state.path, &error));
-                retired
             }
         }
+        retired | read
     }
 
     /// Reads on in the file that the path led to, whether it still does or not.
@@ -239,12 +239,11 @@ impl Source {
         let new = self.open()?;
         if let Some(mut old) = self.current.replace(new) {
             self.state.rotations += 1;
-            // What was written to it before the path changed, and what its writer still writes.
-            reader.drain(&mut old, &mut self.state)?;
+            // What was written to it before the path changed, and what its writer still writes, is yet to be read.
             old.last_byte = Instant::now();
             self.retire(old, reader);
-            self.sweep(reader);
         }
+        self.sweep(reader);
         self.seen = file_clock();
         self.read_current(reader)?;
         Ok(true)
@@ -263,16 +262,14 @@ impl Source {
         }
         let known = self.places.iter().position(|place| place.identity == identity);
         let place = known.map(|index| self.places.remove(index));
-        let place = match place {
+        let mut place = match place {
             Some(place) if place.holds(&file, file.metadata()?.len())? => place,
             _ => Place::start(identity),
         };
-        let mut before = [b'\n'];
-        if let Some(last) = place.offset.checked_sub(1) {
-            file.read_exact_at(&mut before, last)?;
-        }
+        place.take_fingerprint(&file)?;
         file.seek(SeekFrom::Start(place.offset))?;
-        let lines = if before == [b'\n'] { Lines::default() } else { Lines::mid_line() };
+        let whole = place.fingerprint.last().is_none_or(|last| *last == b'\n');
+        let lines = if whole { Lines::default() } else { Lines::mid_line() };
         Ok(Tail { file, place, lines, checked: None, last_byte: Instant::now() })
     }
 
@@ -280,7 +277,9 @@ impl Source {
     fn retire(&mut self, tail: Tail, reader: &mut Reader) {
         self.retired.push(tail);
         if self.retired.len() > MAX_RETIRED {
-            let oldest = self.retired.remove(0);
+            let mut oldest = self.retired.remove(0);
+            let size = oldest.file.metadata().map_or(0, |now| now.len());
+            while oldest.place.offset < size && reader.drain(&mut oldest, &mut self.state).unwrap_or(false) {}
             let place = reader.finish(oldest, &mut self.state);
             self.remember(place);
         }
@@ -339,15 +338,17 @@ fn siblings(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     let name = name.as_encoded_bytes();
     let mut found = Vec::new();
     for entry in folder.read_dir()? {
-        let entry = entry?;
+        let Ok(entry) = entry else { continue };
         let other = entry.file_name();
         let suffix = other.as_encoded_bytes().strip_prefix(name).unwrap_or_default();
         let compressed = [&b".gz"[..], b".xz", b".zst", b".bz2"].iter().any(|end| suffix.ends_with(end));
         if matches!(suffix, [b'.' | b'-', ..]) && !compressed {
-            found.push((entry.path(), entry.metadata()?));
+            // One that is renamed meanwhile must not hide the others.
+            found.extend(entry.metadata().ok().map(|metadata| (entry.path(), metadata)));
         }
     }
     found.retain(|(_, metadata)| metadata.is_file());
+    found.sort_by_key(|(_, metadata)| metadata.created().ok());
     Ok(found)
 }
 

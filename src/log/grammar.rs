@@ -38,15 +38,17 @@ const RELOAD: &str = "SIGHUP received - reloading configuration";
 /// The texts by which a block of log is searched: a line without one of them is no event.
 pub const NEEDLES: [&str; 2] = [DROPPED, RELOAD];
 
-/// The event that `line` (without its newline) stands for.
-pub fn parse(line: &[u8]) -> Option<Event> {
+/// The event that `line` (without its newline) stands for, and the ident under which a syslog daemon wrote it: the
+/// `instance_name` of the Dovecot that logged it.
+pub fn parse(line: &[u8]) -> Option<(Option<&str>, Event)> {
     // Headers and Dovecot's own texts are ASCII; the master logs nothing that a client sent.
     let line = std::str::from_utf8(line).ok()?;
-    let warning = message(line)?.strip_prefix("master: Warning: ")?;
+    let (ident, message) = message(line)?;
+    let warning = message.strip_prefix("master: Warning: ")?;
     if warning == RELOAD {
-        return Some(Event::Reload);
+        return Some((ident, Event::Reload));
     }
-    drop_warning(warning).map(Event::DropWarning)
+    Some((ident, Event::DropWarning(drop_warning(warning)?)))
 }
 
 /// Whether `line` holds the text of a drop warning, wherever it stands.
@@ -82,22 +84,22 @@ fn drop_warning(text: &str) -> Option<DropWarning> {
     })
 }
 
-/// What stands behind the header of a log line, if the header is one that Dovecot or a syslog daemon writes:
+/// The ident in the header of a log line and what stands behind the header, if the header is one that Dovecot or a syslog daemon writes:
 /// ```text
 /// [<PRI>][TIMESTAMP ]MESSAGE                               Dovecot's own file, log_timestamp empty or a known form
 /// [<PRI>]TIMESTAMP HOST TAG[PID]: MESSAGE                  RFC 3164, with its own or an ISO 8601 time stamp
 /// [<PRI>]1 TIMESTAMP HOST APP PROCID MSGID SD MESSAGE      RFC 5424
 /// ```
-fn message(line: &str) -> Option<&str> {
+fn message(line: &str) -> Option<(Option<&str>, &str)> {
     let line = priority(line).unwrap_or(line);
     if line.starts_with("master: ") {
-        return Some(line);
+        return Some((None, line));
     }
     if let Some(rest) = line.strip_prefix("1 ") {
         return rfc5424(rest);
     }
     let rest = timestamp(line)?.strip_prefix(' ')?;
-    if rest.starts_with("master: ") { Some(rest) } else { tag(host(rest)?) }
+    if rest.starts_with("master: ") { Some((None, rest)) } else { tag(host(rest)?) }
 }
 
 /// Skips `<PRI>`.
@@ -106,14 +108,15 @@ fn priority(line: &str) -> Option<&str> {
 }
 
 /// Skips `TIMESTAMP HOST APP PROCID MSGID SD `, and the second space or the byte order mark before the message.
-fn rfc5424(line: &str) -> Option<&str> {
-    let mut rest = host(timestamp(line)?.strip_prefix(' ')?)?;
-    for _ in 0..3 {
+fn rfc5424(line: &str) -> Option<(Option<&str>, &str)> {
+    let (app, mut rest) = host(timestamp(line)?.strip_prefix(' ')?)?.split_once(' ')?;
+    skip(app, 1..=48, |byte| byte.is_ascii_graphic()).filter(|rest| rest.is_empty())?;
+    for _ in 0..2 {
         rest = skip(rest, 1..=128, |byte| byte.is_ascii_graphic())?.strip_prefix(' ')?;
     }
     // Structured data of Dovecot's own messages is always nil: syslog(3) cannot carry any.
     let rest = rest.strip_prefix("- ")?;
-    Some(rest.strip_prefix(' ').or_else(|| rest.strip_prefix('\u{feff}')).unwrap_or(rest))
+    Some((Some(app), rest.strip_prefix(' ').or_else(|| rest.strip_prefix('\u{feff}')).unwrap_or(rest)))
 }
 
 /// Skips a host name or address and a space. A word that ends in a colon is Dovecot's own prefix (`auth: `),
@@ -125,14 +128,15 @@ fn host(line: &str) -> Option<&str> {
 }
 
 /// Skips `IDENT: ` or `IDENT[PID]: `; the ident is Dovecot's `instance_name`, whatever that is.
-fn tag(line: &str) -> Option<&str> {
+fn tag(line: &str) -> Option<(Option<&str>, &str)> {
     let valid = |byte: u8| byte.is_ascii_graphic() && !b":[]()<>".contains(&byte);
     let rest = skip(line, 1..=64, valid)?;
+    let ident = line.strip_suffix(rest);
     let rest = match rest.strip_prefix('[') {
         Some(pid) => skip(pid, 1..=10, |byte| byte.is_ascii_digit())?.strip_prefix(']')?,
         None => rest,
     };
-    rest.strip_prefix(": ")
+    Some((ident, rest.strip_prefix(": ")?))
 }
 
 /// Skips a time stamp: `Nov 23 16:38:50`, or ISO 8601 with a `T` or a space and with or without a zone; each

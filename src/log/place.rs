@@ -54,6 +54,15 @@ impl Place {
         self.fingerprint.drain(..self.fingerprint.len().saturating_sub(FINGERPRINT));
     }
 
+    /// Remembers what stands before this place in `file`.
+    pub fn take_fingerprint(&mut self, file: &File) -> io::Result<()> {
+        let length = usize::try_from(self.offset).unwrap_or(usize::MAX).min(FINGERPRINT);
+        let mut found = vec![0; length];
+        file.read_exact_at(&mut found, self.offset - length as u64)?;
+        self.fingerprint = found;
+        Ok(())
+    }
+
     /// Whether `file`, which is `length` bytes long, still holds what was read of it, as far as that can be seen.
     pub fn holds(&self, file: &File, length: u64) -> io::Result<bool> {
         if length < self.offset {

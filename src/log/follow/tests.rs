@@ -30,9 +30,11 @@ impl Log {
 
     fn pass(&mut self) -> bool {
         let seen = &mut self.seen;
-        self.follower.pass(&mut |event| match event {
-            Event::DropWarning(warning) => seen.extend(warning.number),
-            Event::Reload => {}
+        self.follower.pass(&mut |_, event| {
+            if let Event::DropWarning(warning) = event {
+                seen.extend(warning.number);
+            }
+            true
         })
     }
 
@@ -262,6 +264,38 @@ fn files_that_came_and_went_between_two_looks() {
     log.seen.sort_unstable();
     log.expect(1..5);
     assert_eq!(log.state().rotations, 3);
+}
+
+#[test]
+fn many_files_that_came_and_went_between_two_looks() {
+    let mut log = Log::with(Some(""));
+    for number in 1..=20 {
+        write(&log.open("dovecot.log"), [number]);
+        fs::rename(log.path("dovecot.log"), log.path(&format!("dovecot.log.{number}"))).unwrap();
+    }
+    write(&log.open("dovecot.log"), [21]);
+    log.pass();
+    log.seen.sort_unstable();
+    log.expect(1..22);
+}
+
+#[test]
+fn made_and_rotated_before_it_was_ever_seen() {
+    let mut log = Log::with(None);
+    log.pass();
+    write(&log.open("dovecot.log"), [1]);
+    fs::rename(log.path("dovecot.log"), log.path("dovecot.log.1")).unwrap();
+    write(&log.open("dovecot.log"), [2]);
+    log.pass();
+    log.seen.sort_unstable();
+    log.expect([1, 2]);
+}
+
+#[test]
+fn truncated_and_grown_before_the_first_byte_was_read() {
+    let mut log = Log::with(Some(&line(1)));
+    fs::write(log.path("dovecot.log"), [line(2), line(3)].concat()).unwrap();
+    log.expect([2, 3]);
 }
 
 #[test]

@@ -6,6 +6,23 @@ fn warning(service: &str, limit: LimitKind, number: u32) -> Option<Event> {
     Some(Event::DropWarning(DropWarning { service, limit, number: Some(number), reuse_port: false }))
 }
 
+fn parse(line: &[u8]) -> Option<Event> {
+    super::parse(line).map(|(_, event)| event)
+}
+
+#[test]
+fn the_ident_tells_the_instance() {
+    let ident = |header: &str| {
+        let line = format!("{header}master: Warning: SIGHUP received - reloading configuration");
+        super::parse(line.as_bytes()).map(|(ident, _)| ident.map(ToOwned::to_owned))
+    };
+    let some = |name: &str| Some(Some(name.to_owned()));
+    assert_eq!(ident("Nov 23 15:54:28 "), Some(None));
+    assert_eq!(ident("Nov 23 16:37:33 vm lab2: "), some("lab2"));
+    assert_eq!(ident("Nov 23 16:39:24 vm dovecot-eu[21617]: "), some("dovecot-eu"));
+    assert_eq!(ident("<20>1 2026-11-23T16:37:33Z vm dovecot - - -  "), some("dovecot"));
+}
+
 /// Every header in which Dovecot, rsyslog or journald was seen to write a line of the master.
 const HEADERS: [&str; 19] = [
     "",
