@@ -5,6 +5,9 @@
 
 CARGO_DENY = 0.20.2
 
+# Packages before builds, builds before tests.
+.NOTPARALLEL:
+
 .PHONY: test lint unit e2e demo bench golden build packages demo-packages witness
 
 test: packages lint unit e2e

@@ -55,8 +55,8 @@ fn main() -> ExitCode {
 
 /// Says on standard error why there is no start, in one line: the log has no form yet.
 fn refuse(error: &str) -> ExitCode {
-    let reason = error.lines().next().unwrap_or(error);
-    let _ = writeln!(io::stderr(), "{reason}; --help tells what can be given");
+    let reason: Vec<&str> = error.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let _ = writeln!(io::stderr(), "{}; --help tells what can be given", reason.join(" "));
     ExitCode::from(2)
 }
 
