@@ -113,16 +113,19 @@ class Forgery:
         """But the count of such lines, which rose by as many as the log has."""
 
         def lines() -> int:
-            return sum(DROPPED in line for line in self.dovecot.log_text().split("\n"))
+            text = self.dovecot.log_text().split("\n")
+            return sum(DROPPED in line for line in text) - len(self.dovecot.warnings())
 
-        # Dovecot may still be logging.
-        wait_until(
-            lambda: unanchored <= lines() == self.read_page()[self.key(UNANCHORED)],
-            PATIENCE,
-            f"{UNANCHORED} is what the log has, {unanchored} at least",
-        )
+        def all_counted() -> None:
+            # Dovecot logs some of them late: it lets a failed login wait.
+            wait_until(
+                lambda: unanchored <= lines() == self.read_page()[self.key(UNANCHORED)],
+                PATIENCE,
+                f"{UNANCHORED} is what the log has, {unanchored} at least",
+            )
+
+        all_counted()
         page = self.read_page()
-        forged = page[self.key(UNANCHORED)]
         names = {name for name, _ in self.before.items() ^ page.items() if not MAY_MOVE.fullmatch(name[0])}
         moved = {key: (self.before.get(key), page.get(key)) for key in names}
         self.assertEqual(moved, {})
@@ -145,7 +148,7 @@ class Forgery:
         )
         page = self.read_page()
         self.assertGreater(len(self.dovecot.warnings()), 0)
-        self.assertEqual(page[self.key(UNANCHORED)], forged)
+        all_counted()
         self.assertEqual(page["dovecot_master_reloads_total", frozenset()], 1)
 
     def test_user_names(self) -> None:
