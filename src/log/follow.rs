@@ -2,7 +2,8 @@
 //!
 //! A pass is made of looks, not of events: it compares what the path leads to now with what it led to before, so
 //! that a missed event costs time and never a line. Known losses: what copytruncate destroys between our last read
-//! and the truncation; a file that is made and removed within one pass.
+//! and the truncation; a file that is made and removed within one pass, or, where the file system tells no times of
+//! birth, made and renamed. Known repetition: a copy that is made just before its original is replaced.
 
 use std::{
     fs::{File, Metadata, metadata},

@@ -2,7 +2,7 @@
 //!
 //! The kernel's `children` file omits live children while others exit, so nothing is counted by it: it only saves
 //! reading the parent of a process whose command line already says what it is. A user can give a process any
-//! command line but not Dovecot's master as its parent, so nobody can add to a count.
+//! command line but not Dovecot's master as its parent, so while root's Dovecot runs nobody can add to a count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
