@@ -34,16 +34,31 @@ pub struct Config {
         help_heading = "Dovecot"
     )]
     pub doveconf: PathBuf,
-    /// Log to follow; repeatable. [default: Dovecot's log_path, else /var/log/mail.log, /var/log/maillog or
-    /// /var/log/dovecot.log]
-    #[arg(long = "dovecot.log-file", value_name = "FILE", help_heading = "Dovecot")]
+    /// Log to follow: a file, a pattern such as '/var/log/containers/dovecot-*.log', or - for standard input;
+    /// repeatable. [default: Dovecot's log_path, else /var/log/mail.log, /var/log/maillog or /var/log/dovecot.log,
+    /// else the journal]
+    #[arg(long = "dovecot.log-file", value_name = "FILE|GLOB|-", help_heading = "Dovecot")]
     pub log_files: Vec<PathBuf>,
+    /// Follow the systemd journal: entries of root under this identifier, which is Dovecot's instance_name.
+    #[arg(
+        long = "dovecot.log-journal",
+        value_name = "IDENTIFIER",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "dovecot",
+        value_parser = identifier,
+        help_heading = "Dovecot"
+    )]
+    pub log_journal: Option<String>,
     /// A service's process_limit, if nothing else tells it truly; repeatable.
     #[arg(long = "dovecot.process-limit", value_name = "SERVICE=N", value_parser = process_limit, help_heading = "Dovecot")]
     pub process_limits: Vec<(Service, u32)>,
     /// Where the proc file system is mounted in which Dovecot's processes can be seen.
     #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc", help_heading = "Dovecot")]
     pub procfs: PathBuf,
+    /// Where counters and places in the logs are kept, so that a restart counts what was logged meanwhile.
+    #[arg(long = "state.file", value_name = "FILE", help_heading = "State")]
+    pub state_file: Option<PathBuf>,
     /// Least important messages to log.
     #[arg(
         long = "log.level",
@@ -118,6 +133,11 @@ fn process_limit(text: &str) -> Result<(Service, u32), &'static str> {
     text.split_once('=').and_then(parse).ok_or("write SERVICE=N with N above 0, for example imap-login=500")
 }
 
+fn identifier(text: &str) -> Result<String, &'static str> {
+    let valid = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    valid.then(|| text.to_owned()).ok_or("write the identifier as journalctl shows it, for example dovecot")
+}
+
 fn telemetry_path(text: &str) -> Result<String, &'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
     let valid =
@@ -162,6 +182,7 @@ mod tests {
             ("--web.telemetry-path=metrics", "/metrics"),
             ("--web.telemetry-path=/-/ready", "/metrics"),
             ("--web.telemetry-path=/{x}", "/metrics"),
+            ("--dovecot.log-journal=", "identifier"),
             ("--log.level=loud", "info"),
             ("--nonsense", "nonsense"),
         ] {

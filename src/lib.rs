@@ -29,6 +29,8 @@ pub mod metrics;
 
 pub mod tally;
 
+pub mod checkpoint;
+
 pub mod exporter;
 
 pub mod web;

@@ -82,7 +82,9 @@ fn start_log(level: LogLevel, format: LogFormat) {
 fn run(config: Config) -> Result<(), String> {
     let addresses = config.listen_addresses.clone();
     let telemetry_path = config.telemetry_path.clone();
-    let exporter = Arc::new(Exporter::new(config));
+    let exporter =
+        Exporter::new(config).map_err(|error| format!("the system has no descriptor left: {error}"))?;
+    let exporter = Arc::new(exporter);
     let runtime = runtime().map_err(|error| format!("the system lets no event loop start: {error}"))?;
     let done = runtime.block_on(async {
         let mut signals = Signals::new().map_err(|error| format!("signals cannot be received: {error}"))?;
@@ -94,7 +96,7 @@ fn run(config: Config) -> Result<(), String> {
             })?);
         }
         let limits = keep_limits(&exporter).await?;
-        follow_log(&exporter).await?;
+        let log = follow_log(&exporter).await?;
         let router = routes::router(exporter.clone(), &telemetry_path);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (stop, stopped) = watch::channel(());
@@ -109,6 +111,8 @@ fn run(config: Config) -> Result<(), String> {
         stop.send_replace(());
         // Answers under way get to their end; whoever is slower than this is cut off.
         let _ = timeout(SHUTDOWN_TIME, stop.closed()).await;
+        exporter.end();
+        let _ = timeout(SHUTDOWN_TIME / 2, log).await;
         limits.end().await;
         Ok(())
     });
@@ -162,19 +166,25 @@ async fn keep_limits(exporter: &Arc<Exporter>) -> Result<LimitsThread, String> {
     Ok(LimitsThread { stop, stopped })
 }
 
-/// Starts the thread that follows the log. Returns when it knows where the log ends, so that no line is missed that
-/// is written after we said that we listen, or when that takes too long.
-async fn follow_log(exporter: &Arc<Exporter>) -> Result<(), String> {
+/// Starts the thread that follows the log. Returns when that has read what was written while no exporter ran and
+/// knows where the log ends, so that no line is missed that is written after we said that we listen; or when that
+/// takes too long. What it returns tells when the thread has ended.
+async fn follow_log(exporter: &Arc<Exporter>) -> Result<oneshot::Receiver<()>, String> {
     let exporter = exporter.clone();
     let (known, first) = oneshot::channel();
+    let (done, ended) = oneshot::channel::<()>();
     let ready = || {
         // Nobody may be waiting any more.
         let _ = known.send(());
     };
-    let spawned = thread::Builder::new().name("log".into()).spawn(move || exporter.follow(ready));
+    let follow = move || {
+        exporter.follow(ready);
+        drop(done);
+    };
+    let spawned = thread::Builder::new().name("log".into()).spawn(follow);
     spawned.map_err(|error| format!("the system lets no thread start: {error}"))?;
     let _ = timeout(FIRST_TIME, first).await;
-    Ok(())
+    Ok(ended)
 }
 
 /// What the process is told from outside. Handlers are needed even to be stopped: as process 1 of a container the

@@ -2,12 +2,29 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Most services whose names become label values; Dovecot itself has about 30.
 pub const MAX_SERVICES: usize = 64;
 
 /// A Dovecot service's name, safe as a label value: `[a-z0-9_-]{1,64}`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Service(Box<str>);
+
+impl From<Service> for String {
+    fn from(service: Service) -> Self {
+        service.0.into()
+    }
+}
+
+impl TryFrom<String> for Service {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::parse(&name).ok_or("no name of a service")
+    }
+}
 
 impl Service {
     /// The service called `name`, or nothing if that is not a name this program shows.
@@ -64,7 +81,8 @@ impl Program {
 }
 
 /// Which of the two limits a drop warning names.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LimitKind {
     /// No further process may be started. Dovecot also says so when every client slot of the last process is
     /// taken, as long as `process_limit` is above 1 (`service_log_drop_warning`, src/master/service-monitor.c).

@@ -1,66 +1,97 @@
 //! What is counted as it happens: events of the log to totals.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     limits::Warned,
-    log::grammar::{DropWarning, Event},
+    log::grammar::{DropWarning, Event, Failure},
     service::{LimitKind, MAX_SERVICES, Service},
 };
 
-/// Totals since the exporter started; none ever falls.
-#[derive(Clone, Debug, Default)]
+/// Totals since the exporter was first started with its state file; none ever falls.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tally {
     /// Services that have series: they keep them, at 0 if nothing happens.
-    services: BTreeSet<Service>,
-    /// Warning lines, by service and by the limit they name.
-    pub drop_warnings: BTreeMap<(Service, LimitKind), u64>,
-    /// When the newest of a service was read.
-    pub last_drop_warning: BTreeMap<Service, SystemTime>,
-    /// The limits that warnings named since the master read its configuration.
-    pub warned: BTreeMap<Service, Warned>,
+    services: BTreeMap<Service, ServiceTally>,
+    /// Logins refused because one user had too many connections from one address.
+    pub user_connection_limit_rejections: u64,
     /// Times the master said that it reloads its configuration.
     pub reloads: u64,
+    /// The limits that warnings named since the master read its configuration.
+    #[serde(skip)]
+    pub warned: BTreeMap<Service, Warned>,
+}
+
+/// Totals of one service.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceTally {
+    /// Warning lines, by the limit they name.
+    pub drop_warnings: BTreeMap<LimitKind, u64>,
+    /// When the newest was read.
+    pub last_drop_warning: Option<SystemTime>,
+    /// Clients whose connections were closed to make room for others.
+    pub queue_full_kills: u64,
+    /// Clients that had logged in and were not taken by this service.
+    pub handover_failures: u64,
+    /// Processes that could not be started, or died.
+    pub failures: BTreeMap<Failure, u64>,
 }
 
 impl Tally {
     /// Makes sure that `service` has series, and returns the name under which it has: its own, or
     /// [`Service::other`] if there are too many already.
     pub fn know(&mut self, service: &Service) -> Service {
-        if self.services.contains(service) {
+        if self.services.contains_key(service) {
             return service.clone();
         }
         let known = if self.services.len() < MAX_SERVICES { service.clone() } else { Service::other() };
-        for limit in LimitKind::ALL {
-            self.drop_warnings.entry((known.clone(), limit)).or_default();
-        }
-        self.services.insert(known.clone());
+        self.services.entry(known.clone()).or_default();
         known
     }
 
     /// The services that have series.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
+    pub fn services(&self) -> impl Iterator<Item = (&Service, &ServiceTally)> {
         self.services.iter()
     }
 
-    /// Counts `event`, which was read at `time`.
-    pub fn count(&mut self, event: &Event, time: SystemTime) {
+    /// What was counted of `service`.
+    pub fn of(&self, service: &Service) -> Option<&ServiceTally> {
+        self.services.get(service)
+    }
+
+    /// Counts `event`, which was read at `time` and came so many `times`.
+    pub fn count(&mut self, event: &Event, times: u32, time: SystemTime) {
+        let times = u64::from(times);
         match event {
-            Event::DropWarning(warning) => self.count_warning(warning, time),
+            Event::DropWarning(warning) => self.count_warning(warning, times, time),
             Event::Reload => {
-                self.reloads += 1;
+                self.reloads += times;
                 self.warned.clear();
+            }
+            Event::Start => self.warned.clear(),
+            Event::QueueFullKill(service) => self.tally(service).queue_full_kills += times,
+            Event::HandoverFailure(service) => self.tally(service).handover_failures += times,
+            Event::UserConnectionLimit => self.user_connection_limit_rejections += times,
+            Event::Failure(service, failure) => {
+                *self.tally(service).failures.entry(*failure).or_default() += times;
             }
         }
     }
 
-    fn count_warning(&mut self, warning: &DropWarning, time: SystemTime) {
+    fn tally(&mut self, service: &Service) -> &mut ServiceTally {
+        let known = self.know(service);
+        self.services.entry(known).or_default()
+    }
+
+    fn count_warning(&mut self, warning: &DropWarning, times: u64, time: SystemTime) {
         let service = self.know(&warning.service);
-        *self.drop_warnings.entry((service.clone(), warning.limit)).or_default() += 1;
-        self.last_drop_warning.insert(service.clone(), time);
+        let tally = self.tally(&service);
+        *tally.drop_warnings.entry(warning.limit).or_default() += times;
+        tally.last_drop_warning = Some(time);
         if service == Service::other() {
             // It may stand for several services.
             return;
@@ -80,6 +111,13 @@ impl Tally {
     }
 }
 
+impl ServiceTally {
+    /// Warning lines, whatever limit they name.
+    pub fn all_drop_warnings(&self) -> u64 {
+        self.drop_warnings.values().sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,17 +128,16 @@ mod tests {
     }
 
     fn total(tally: &Tally, service: &Service) -> u64 {
-        LimitKind::ALL.iter().map(|limit| tally.drop_warnings[&(service.clone(), *limit)]).sum()
+        tally.of(service).expect("it is known").all_drop_warnings()
     }
 
     #[test]
-    fn a_known_service_is_at_zero_for_both_limits() {
+    fn a_known_service_is_at_zero() {
         let mut tally = Tally::default();
         let service = Service::parse("imap-login").expect("a name");
         assert_eq!(tally.know(&service), service);
-        assert_eq!(tally.drop_warnings.len(), 2);
         assert_eq!(total(&tally, &service), 0);
-        assert!(tally.last_drop_warning.is_empty());
+        assert!(tally.of(&service).is_some_and(|tally| tally.last_drop_warning.is_none()));
     }
 
     #[test]
@@ -108,11 +145,11 @@ mod tests {
         let mut tally = Tally::default();
         let service = Service::parse("imap-login").expect("a name");
         let warned = |process_limit, client_limit| Some(Warned { process_limit, client_limit });
-        tally.count(&warning("imap-login", LimitKind::Process, 5), SystemTime::now());
+        tally.count(&warning("imap-login", LimitKind::Process, 5), 1, SystemTime::now());
         assert_eq!(tally.warned.get(&service).copied(), warned(Some(5), None));
-        tally.count(&Event::Reload, SystemTime::now());
+        tally.count(&Event::Reload, 1, SystemTime::now());
         assert_eq!(tally.warned.get(&service).copied(), None);
-        tally.count(&warning("imap-login", LimitKind::Client, 10), SystemTime::now());
+        tally.count(&warning("imap-login", LimitKind::Client, 10), 1, SystemTime::now());
         assert_eq!(tally.warned.get(&service).copied(), warned(Some(1), Some(10)));
         assert_eq!((total(&tally, &service), tally.reloads), (2, 1));
     }
@@ -123,7 +160,7 @@ mod tests {
         let service = Service::parse("imap-login").expect("a name");
         let limit = LimitKind::Client;
         let event = DropWarning { service: service.clone(), limit, number: Some(10), reuse_port: true };
-        tally.count(&Event::DropWarning(event), SystemTime::now());
+        tally.count(&Event::DropWarning(event), 1, SystemTime::now());
         assert_eq!(tally.warned[&service], Warned { process_limit: None, client_limit: Some(10) });
     }
 
@@ -131,10 +168,23 @@ mod tests {
     fn services_beyond_the_bound_count_as_other() {
         let mut tally = Tally::default();
         for number in 0..1000 {
-            tally.count(&warning(&format!("s{number}"), LimitKind::Process, 5), SystemTime::now());
+            tally.count(&warning(&format!("s{number}"), LimitKind::Process, 5), 1, SystemTime::now());
         }
         assert_eq!(tally.services().count(), MAX_SERVICES + 1);
         assert_eq!(total(&tally, &Service::other()), 1000 - MAX_SERVICES as u64);
         assert_eq!(tally.warned.get(&Service::other()), None);
+    }
+
+    #[test]
+    fn each_event_has_its_total() {
+        let mut tally = Tally::default();
+        let service = Service::parse("imap-login").expect("a name");
+        tally.count(&Event::QueueFullKill(service.clone()), 3, SystemTime::now());
+        tally.count(&Event::HandoverFailure(service.clone()), 1, SystemTime::now());
+        tally.count(&Event::Failure(service.clone(), Failure::Throttled), 2, SystemTime::now());
+        tally.count(&Event::UserConnectionLimit, 4, SystemTime::now());
+        let found = tally.of(&service).expect("it is known").clone();
+        assert_eq!((found.queue_full_kills, found.handover_failures), (3, 1));
+        assert_eq!((found.failures[&Failure::Throttled], tally.user_connection_limit_rejections), (2, 4));
     }
 }

@@ -5,20 +5,40 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Modules by level, words first. `main.rs` wires them and may name all.
-const LEVELS: [&[&str]; 6] =
-    [&["service"], &["cli"], &["processes", "limits", "log"], &["metrics", "tally"], &["exporter"], &["web"]];
+const LEVELS: [&[&str]; 7] = [
+    &["service"],
+    &["cli"],
+    &["processes", "limits", "log"],
+    &["metrics", "tally"],
+    &["checkpoint"],
+    &["exporter"],
+    &["web"],
+];
 
 /// Foreign crates, and the files that alone may name them.
-const PLACES: [(&str, &[&str]); 10] = [
+const PLACES: [(&str, &[&str]); 13] = [
+    ("aho_corasick", &["log/needles.rs"]),
     ("axum", &["web/routes.rs", "web/serve.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
+    ("glob", &["log/files.rs"]),
     ("hyper", &["web/serve.rs"]),
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),
-    ("memchr", &["log/lines.rs", "log/grammar.rs", "log/follow.rs"]),
+    ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs"]),
     ("procfs", &["processes/scan.rs", "processes/own.rs"]),
     ("prometheus_client", &["metrics.rs"]),
-    ("rustix", &["processes/scan.rs", "limits/doveconf.rs", "log/place.rs"]),
+    (
+        "rustix",
+        &[
+            "limits/doveconf.rs",
+            "log/bell.rs",
+            "log/copies.rs",
+            "log/place.rs",
+            "log/reader.rs",
+            "processes/scan.rs",
+        ],
+    ),
+    ("serde_json", &["checkpoint.rs", "log/header.rs"]),
     ("tower_http", &["web/routes.rs"]),
 ];
 

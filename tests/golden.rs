@@ -52,7 +52,7 @@ fn check(scenario: &Scenario) {
         .expect("the log")
         .write_all(scenario.log.as_bytes())
         .expect("written");
-    let lines = format!("dovecot_exporter_log_lines_total{{file=\"{}\"}}", log.display());
+    let lines = format!("dovecot_exporter_log_lines_total{{log=\"{}\"}}", log.display());
     let written = scenario.log.lines().count().to_string();
     await_some("lines", || (exporter.value(&lines)?.to_string() == written).then_some(()));
     for (accept, end) in [("text/plain", "prom"), ("application/openmetrics-text", "om")] {

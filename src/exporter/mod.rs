@@ -1,12 +1,16 @@
 //! The owner of all state: what was counted, what was last read, and how a reading of it all is made.
 
+pub mod logs;
 pub mod reading;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{select, sync::Notify, task::spawn_blocking, time::sleep};
@@ -15,28 +19,17 @@ use tracing::{info, warn};
 use crate::{
     cli::Config,
     limits::{Limits, doveconf, files::ConfigFiles},
-    log::{
-        follow::{Follower, LogState},
-        grammar::Event,
-        hint::Hint,
-    },
+    log::{bell::Bell, state::LogState},
     processes::scan::{self, Census, Wanted},
     service::Service,
     tally::Tally,
 };
-use reading::{KnownLimits, Reading};
+use reading::{KnownLimits, Reading, Troubles};
 
 /// How often the configuration's files are looked at.
 const CONFIG_LOOK: Duration = Duration::from_secs(2);
 /// How long after a failure `doveconf` is tried again if nothing changed.
 const DOVECONF_RETRY: Duration = Duration::from_secs(60);
-/// The longest time between two looks at the log: linemux only makes it shorter.
-const LOG_LOOK: Duration = Duration::from_millis(250);
-/// Between two passes while lines flow: a flood costs time, not writes.
-const LOG_GAP: Duration = Duration::from_millis(2);
-/// How long lines are thought to flow on after the last one.
-const LOG_FLOW: Duration = Duration::from_millis(50);
-
 /// How far apart the master's line about a reload and the start of its new `log` process may be for both to tell of
 /// the same reload: the master reads its configuration in between.
 const RELOAD_TIME: Duration = Duration::from_secs(2);
@@ -58,6 +51,13 @@ pub struct Exporter {
     reloading: Notify,
     /// Asks for `doveconf` to be run.
     changed: Notify,
+    /// Wakes the thread that reads the log, which is to end when this says so.
+    bell: Bell,
+    ending: AtomicBool,
+    /// Everything was read that an earlier run has not: until then totals may be lower than those it has shown.
+    caught_up: AtomicBool,
+    /// Why the state was not written.
+    state_trouble: Mutex<Option<String>>,
 }
 
 type Latest = (Instant, Arc<Reading>);
@@ -84,9 +84,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Exporter {
     /// One that knows nothing yet.
-    pub fn new(config: Config) -> Self {
-        Self {
+    pub fn new(config: Config) -> io::Result<Self> {
+        Ok(Self {
             flags: config.process_limits.iter().cloned().collect(),
+            caught_up: AtomicBool::new(config.state_file.is_none()),
             config,
             tally: Mutex::default(),
             logs: Mutex::default(),
@@ -96,7 +97,10 @@ impl Exporter {
             loaded: Notify::new(),
             reloading: Notify::new(),
             changed: Notify::new(),
-        }
+            bell: Bell::new()?,
+            ending: AtomicBool::new(false),
+            state_trouble: Mutex::default(),
+        })
     }
 
     /// A reading that began after this call, shared with whoever asked before it began.
@@ -128,8 +132,20 @@ impl Exporter {
         let mut tally = lock(&self.tally);
         let services = reading::services(&census, &limits, &self.flags, &mut tally);
         let tally = tally.clone();
+        let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();
-        Reading { census, services, tally, logs, limits_trouble: limits.trouble, duration, malformed, failed }
+        let state = self.config.state_file.is_some().then(|| lock(&self.state_trouble).clone());
+        let limits = limits.trouble;
+        Reading {
+            census,
+            services,
+            tally,
+            logs,
+            troubles: Troubles { limits, state },
+            duration,
+            malformed,
+            failed,
+        }
     }
 
     /// Counts what went wrong in a scan, and notices that Dovecot has read its configuration again.
@@ -155,88 +171,6 @@ impl Exporter {
             }
         }
         (scans.malformed, scans.failed)
-    }
-
-    /// Counts what one pass over the log gave.
-    pub fn count(&self, events: &[Event], states: Vec<LogState>) {
-        let now = SystemTime::now();
-        let mut tally = lock(&self.tally);
-        for event in events {
-            tally.count(event, now);
-        }
-        drop(tally);
-        if events.contains(&Event::Reload) {
-            lock(&self.scans).reload_line = Some(Instant::now());
-            self.reloading.notify_one();
-        }
-        let mut logs = lock(&self.logs);
-        for (index, state) in states.iter().enumerate() {
-            let before = logs.get(index).and_then(|before| before.trouble.as_ref());
-            log_change("log", before, state.trouble.as_ref());
-        }
-        *logs = states;
-    }
-
-    /// Follows the log for ever; another one when the configuration turns out to name another. Calls `ready` when it
-    /// knows where the first one ends: what is written from then on counts.
-    pub fn follow(&self, ready: impl FnOnce()) -> ! {
-        let mut since = SystemTime::now();
-        let mut ready = Some(ready);
-        loop {
-            let log_path = self.log_path();
-            let (paths, because) = self.log_files();
-            for path in &paths {
-                info!(file = %path.display(), because, "following");
-            }
-            let follower = Follower::new(&paths, since);
-            if let Some(ready) = ready.take() {
-                ready();
-            }
-            match Hint::new(paths.clone()) {
-                Ok(hint) => self.follow_files(follower, hint, log_path.as_ref()),
-                Err(error) => {
-                    warn!(%error, "the system lets no thread start to watch the log: raise the limit of threads");
-                    std::thread::sleep(DOVECONF_RETRY);
-                }
-            }
-            if log_path.is_some() {
-                // A log that Dovecot has made for the new setting is new; one that was there before is not.
-                since = SystemTime::now() - RELOAD_TIME;
-            }
-        }
-    }
-
-    /// Follows the files, reading at once when something was written, until the configuration no longer names
-    /// `log_path`.
-    fn follow_files(&self, mut follower: Follower, mut hint: Hint, log_path: Option<&PathBuf>) {
-        let mut flowing = None;
-        let mut looked = Instant::now();
-        while looked.elapsed() < LOG_LOOK || self.log_path().as_ref() == log_path {
-            if looked.elapsed() >= LOG_LOOK {
-                looked = Instant::now();
-            }
-            let instance =
-                lock(&self.limits).in_force.as_ref().and_then(|limits| limits.instance_name.clone());
-            let mut events = Vec::new();
-            let any = follower.pass(&mut |ident, event| {
-                // Syslog may hold the lines of other instances as well.
-                let ours = ident.zip(instance.as_deref()).is_none_or(|(ident, name)| ident == name);
-                if ours {
-                    events.push(event);
-                }
-                ours
-            });
-            self.count(&events, follower.states());
-            if any {
-                flowing = Some(Instant::now());
-                hint.renew();
-            }
-            if flowing.is_some_and(|since| since.elapsed() < LOG_FLOW) {
-                std::thread::sleep(LOG_GAP);
-            } else {
-                hint.wait(LOG_LOOK);
-            }
-        }
     }
 
     /// Reads Dovecot's configuration now, and then whenever it changes, Dovecot reads it, or somebody asks.
@@ -292,29 +226,6 @@ impl Exporter {
     /// Has the configuration read again.
     pub fn reread_limits(&self) {
         self.changed.notify_one();
-    }
-
-    /// The log files to follow, and why these.
-    fn log_files(&self) -> (Vec<PathBuf>, &'static str) {
-        if !self.config.log_files.is_empty() {
-            // One given twice would count twice.
-            let files: BTreeSet<&PathBuf> = self.config.log_files.iter().collect();
-            return (files.into_iter().cloned().collect(), "of --dovecot.log-file");
-        }
-        if let Some(path) = self.log_path() {
-            return (vec![path], "of the setting log_path");
-        }
-        let usual = ["/var/log/mail.log", "/var/log/maillog", "/var/log/dovecot.log"].map(PathBuf::from);
-        match usual.iter().find(|path| path.exists()) {
-            Some(path) => (vec![path.clone()], "it is a usual place of mail logs"),
-            None => (usual[..1].to_vec(), "nothing else was found"),
-        }
-    }
-
-    /// The file that Dovecot's configuration names, unless a flag names others.
-    fn log_path(&self) -> Option<PathBuf> {
-        let limits = lock(&self.limits);
-        limits.in_force.as_ref().filter(|_| self.config.log_files.is_empty())?.log_path.clone()
     }
 }
 

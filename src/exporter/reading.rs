@@ -7,11 +7,11 @@ use std::{
 
 use crate::{
     limits::{self, LimitSource, Limits, Settings},
-    log::follow::LogState,
+    log::{grammar::Failure, state::LogState},
     metrics::{self, Metric, Page},
     processes::{own, scan::Census},
-    service::Service,
-    tally::Tally,
+    service::{LimitKind, Service},
+    tally::{ServiceTally, Tally},
 };
 
 /// What is known of Dovecot's configuration.
@@ -32,18 +32,27 @@ pub struct Reading {
     pub census: Result<Census, String>,
     /// Each service, in alphabetical order.
     pub services: Vec<ServiceReading>,
-    /// What was counted.
-    pub tally: Tally,
-    /// The log files.
+    /// What was counted; nothing while totals may be lower than those that an earlier run has shown.
+    pub tally: Option<Tally>,
+    /// The sources of log lines.
     pub logs: Vec<LogState>,
-    /// Why `doveconf` last failed.
-    pub limits_trouble: Option<String>,
+    /// What is wrong with other sources.
+    pub troubles: Troubles,
     /// How long the reading of `/proc` took.
     pub duration: Duration,
     /// Processes that scans left out, since the start.
     pub malformed: u64,
     /// Scans that failed, since the start.
     pub failed: u64,
+}
+
+/// What is wrong with what else is read and written.
+#[derive(Clone, Debug)]
+pub struct Troubles {
+    /// Why `doveconf` last failed.
+    pub limits: Option<String>,
+    /// Why the state was not written; nothing if there is to be none.
+    pub state: Option<Option<String>>,
 }
 
 /// One service.
@@ -97,19 +106,23 @@ pub fn services(
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
         }
     };
-    tally.services().map(reading).collect()
+    tally.services().map(|(service, _)| reading(service)).collect()
 }
 
 impl Reading {
-    /// The state of each kind of source: its name, and what is wrong with it.
-    pub fn sources(&self) -> [(&'static str, Option<&str>); 3] {
-        let none = self.logs.is_empty().then_some("no log file has been looked at yet");
-        let log = self.logs.iter().find_map(|log| log.trouble.as_deref()).or(none);
-        [
-            ("procfs", self.census.as_ref().err().map(String::as_str)),
-            ("log", log),
-            ("limits", self.limits_trouble.as_deref()),
-        ]
+    /// The state of each kind of source that there is: its name, and what is wrong with it.
+    pub fn sources(&self) -> Vec<(&'static str, Option<&str>)> {
+        let mut sources = vec![("procfs", self.census.as_ref().err().map(String::as_str))];
+        let none = self.logs.is_empty().then_some("no log has been looked at yet");
+        for (source, is_journal) in [("log", false), ("journal", true)] {
+            let mut logs = self.logs.iter().filter(|log| log.is_journal == is_journal).peekable();
+            if logs.peek().is_some() || none.is_some() && !is_journal {
+                sources.push((source, logs.find_map(|log| log.trouble.as_deref()).or(none)));
+            }
+        }
+        sources.push(("limits", self.troubles.limits.as_deref()));
+        sources.extend(self.troubles.state.as_ref().map(|trouble| ("state", trouble.as_deref())));
+        sources
     }
 
     /// Every sample there is.
@@ -121,13 +134,9 @@ impl Reading {
         for service in &self.services {
             add_service(&mut page, service);
         }
-        for ((service, limit), count) in &self.tally.drop_warnings {
-            page.add(&metrics::SERVICE_DROP_WARNINGS, &[service.as_str(), limit.as_str()], whole(*count));
+        if let Some(tally) = &self.tally {
+            add_tally(&mut page, tally);
         }
-        for (service, time) in &self.tally.last_drop_warning {
-            page.add(&metrics::SERVICE_LAST_DROP_WARNING, &[service.as_str()], since_1970(*time));
-        }
-        page.add(&metrics::MASTER_RELOADS, &[], whole(self.tally.reloads));
         page.add(&metrics::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         for (source, trouble) in self.sources() {
             page.add(&metrics::SOURCE_UP, &[source], if trouble.is_none() { 1.0 } else { 0.0 });
@@ -164,23 +173,59 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     }
 }
 
+fn add_tally(page: &mut Page, tally: &Tally) {
+    let services: Vec<(&Service, &ServiceTally)> = tally.services().collect();
+    for (service, tally) in &services {
+        let service = service.as_str();
+        for limit in LimitKind::ALL {
+            let count = tally.drop_warnings.get(&limit).copied().unwrap_or_default();
+            page.add(&metrics::SERVICE_DROP_WARNINGS, &[service, limit.as_str()], whole(count));
+        }
+        page.add_known(
+            &metrics::SERVICE_LAST_DROP_WARNING,
+            &[service],
+            tally.last_drop_warning.map(since_1970),
+        );
+        // Only login processes close connections to make room.
+        if service.ends_with("-login") || tally.queue_full_kills > 0 {
+            page.add(&metrics::SERVICE_QUEUE_FULL_KILLS, &[service], whole(tally.queue_full_kills));
+        }
+        // And hand their clients over to the service they log in to.
+        let login =
+            |(other, _): &(&Service, &ServiceTally)| other.as_str().strip_suffix("-login") == Some(service);
+        if services.iter().any(login) || tally.handover_failures > 0 {
+            page.add(&metrics::SERVICE_HANDOVER_FAILURES, &[service], whole(tally.handover_failures));
+        }
+        for failure in Failure::ALL {
+            let count = tally.failures.get(&failure).copied().unwrap_or_default();
+            page.add(&metrics::SERVICE_FAILURES, &[service, failure.as_str()], whole(count));
+        }
+    }
+    let rejections = tally.user_connection_limit_rejections;
+    page.add(&metrics::USER_CONNECTION_LIMIT_REJECTIONS, &[], whole(rejections));
+    page.add(&metrics::MASTER_RELOADS, &[], whole(tally.reloads));
+}
+
 fn add_log(page: &mut Page, log: &LogState) {
-    let path = log.path.to_string_lossy();
-    let values: [(&'static Metric, u64); 9] = [
-        (&metrics::LOG_LINES, log.lines),
-        (&metrics::LOG_BYTES, log.bytes),
-        (&metrics::LOG_ROTATIONS, log.rotations),
-        (&metrics::LOG_TRUNCATIONS, log.truncations),
-        (&metrics::LOG_OVERSIZED_LINES, log.oversized_lines),
-        (&metrics::LOG_READ_ERRORS, log.read_errors),
-        (&metrics::LOG_POSITION, log.position),
-        (&metrics::LOG_SIZE, log.size),
-        (&metrics::LOG_UNANCHORED_WARNINGS, log.unanchored_warnings),
+    let counts = &log.counts;
+    let values: [(&'static Metric, u64); 7] = [
+        (&metrics::LOG_LINES, counts.lines),
+        (&metrics::LOG_BYTES, counts.bytes),
+        (&metrics::LOG_ROTATIONS, counts.rotations),
+        (&metrics::LOG_TRUNCATIONS, counts.truncations),
+        (&metrics::LOG_OVERSIZED_LINES, counts.oversized_lines),
+        (&metrics::LOG_READ_ERRORS, counts.read_errors),
+        (&metrics::LOG_UNANCHORED_WARNINGS, counts.unanchored_warnings),
     ];
     for (metric, value) in values {
-        page.add(metric, &[&path], whole(value));
+        page.add(metric, &[&log.log], whole(value));
     }
-    page.add_known(&metrics::LOG_LAST_READ, &[&path], log.last_read.map(since_1970));
+    if let Some(progress) = log.progress {
+        page.add(&metrics::LOG_POSITION, &[&log.log], whole(progress.position));
+        page.add(&metrics::LOG_SIZE, &[&log.log], whole(progress.size));
+        page.add(&metrics::LOG_FILES, &[&log.log], whole(progress.files));
+    }
+    page.add_known(&metrics::LOG_LAST_READ, &[&log.log], log.last_read.map(since_1970));
 }
 
 /// Without `/proc/self` these are simply not known.

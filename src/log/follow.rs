@@ -1,356 +1,367 @@
-//! Files to bytes: what was written since the last look, through rotation, truncation and absence.
+//! One path to bytes: what was written since the last look, through rotation, truncation, absence and restarts.
 //!
 //! A pass is made of looks, not of events: it compares what the path leads to now with what it led to before, so
-//! that a missed event costs time and never a line. Known losses: what copytruncate destroys between our last read
-//! and the truncation; a file that is made and removed within one pass, or, where the file system tells no times of
-//! birth, made and renamed. Known repetition: a copy that is made just before its original is replaced.
+//! that a missed event costs time and never a line. Known losses: what copytruncate destroys after its copy was
+//! made and before we read it; a rotated file that is compressed or removed before it was read to its end; a file
+//! that is made and removed within one pass, or, where the file system tells no times of birth, made and renamed.
 
 use std::{
-    fs::{File, Metadata, metadata},
-    io::{self, ErrorKind, Read, Seek, SeekFrom},
+    fs::{File, metadata},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
-use memchr::memmem::Finder;
-
 use super::{
-    grammar::{self, Event},
-    lines::Lines,
-    place::{Identity, Place, file_clock},
+    place::{FINGERPRINT, Identity, Place, file_clock},
+    siblings,
+    state::LogState,
+    tail::{Drained, Known, Reader, Tail, read},
 };
 
-/// Bytes read at once and then searched several times, so no more than the first-level cache holds.
-const BLOCK: usize = 32 * 1024;
-/// Blocks that one file may have in one pass, some milliseconds' work, so that a flood in it does not starve the
-/// others.
-const TURN: usize = 512;
 /// A file that left the path is read on until so long after its last byte: Dovecot keeps writing to it until it
 /// is told to reopen its log.
-const LINGER: Duration = Duration::from_secs(30);
-/// Files that left the path and are still read. One more, and the oldest is given up.
-const MAX_RETIRED: usize = 8;
-/// Places remembered of files that are no longer read, in case the path leads to one again.
-const MAX_PLACES: usize = 64;
-/// Takes an event and the ident under which syslog has it; returns whether it is of the watched instance.
-type OnEvent<'a> = &'a mut dyn FnMut(Option<&str>, Event) -> bool;
-
-/// What is known of one log file.
-#[derive(Clone, Debug)]
-pub struct LogState {
-    /// As it was given.
-    pub path: PathBuf,
-    /// Why nothing can be read, in words for the administrator; nothing if all is well.
-    pub trouble: Option<String>,
-    /// Bytes of the present file that were read.
-    pub position: u64,
-    /// Bytes of the present file.
-    pub size: u64,
-    /// When bytes were last read.
-    pub last_read: Option<SystemTime>,
-    /// Newlines read.
-    pub lines: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Times the path led to another file.
-    pub rotations: u64,
-    /// Times the file was shorter than our place, or other than what we had read of it.
-    pub truncations: u64,
-    /// Lines longer than [`super::lines::MAX_LINE`], which were not looked at.
-    pub oversized_lines: u64,
-    /// Failed attempts to open or read.
-    pub read_errors: u64,
-    /// Lines with the text of a drop warning that the master of the watched instance did not log.
-    pub unanchored_warnings: u64,
-}
-
-impl LogState {
-    fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            trouble: None,
-            position: 0,
-            size: 0,
-            last_read: None,
-            lines: 0,
-            bytes: 0,
-            rotations: 0,
-            truncations: 0,
-            oversized_lines: 0,
-            read_errors: 0,
-            unanchored_warnings: 0,
-        }
-    }
-}
-
-/// An open file and the place in it.
-#[derive(Debug)]
-struct Tail {
-    file: File,
-    place: Place,
-    lines: Lines,
-    /// The file's time of change when its fingerprint was last found in it.
-    checked: Option<SystemTime>,
-    last_byte: Instant,
+pub const LINGER: Duration = Duration::from_secs(30);
+/// Files that left one path and are still read. One more, and the oldest is given up.
+pub const MAX_RETIRED: usize = 8;
+/// What a restart needs to know of one path.
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+pub struct Kept {
+    /// When the path was last seen to lead to the file that was then read.
+    seen: SystemTime,
+    /// Where that file really was, if the path is a link.
+    real: Option<PathBuf>,
+    /// How far the files were read, the present one and those that left the path.
+    places: Vec<Place>,
 }
 
 /// One path.
 #[derive(Debug)]
-struct Source {
-    state: LogState,
+pub struct Follower {
+    path: PathBuf,
+    /// Why nothing can be read, in words for the administrator; nothing if all is well.
+    pub trouble: Option<String>,
+    /// Bytes of the present file.
+    pub size: u64,
     current: Option<Tail>,
     retired: Vec<Tail>,
-    places: Vec<Place>,
     /// When the path was last seen to lead to the current file, by the clock that stamps files.
     seen: SystemTime,
-}
-
-/// All the log files.
-#[derive(Debug)]
-pub struct Follower {
-    sources: Vec<Source>,
-    block: Vec<u8>,
-    needles: Vec<Finder<'static>>,
+    /// There is nothing at the path.
+    pub missing: bool,
+    /// When something was last read.
+    pub read: Instant,
+    /// When the path last led anywhere.
+    pub there: Instant,
+    /// What was being read when the program last ended.
+    resumed: Option<Kept>,
 }
 
 impl Follower {
-    /// Follows `paths`, each from the end of what it leads to now, or from the start if that was made after `since`
-    /// or is still to be made.
-    pub fn new(paths: &[PathBuf], since: SystemTime) -> Self {
-        let sources = paths.iter().map(|path| Source::new(path, since)).collect();
-        Self { sources, block: vec![0; BLOCK], needles: grammar::NEEDLES.map(Finder::new).to_vec() }
-    }
-
-    /// Reads what was written since the last pass and hands over its events; returns whether there was anything.
-    pub fn pass(&mut self, on_event: OnEvent) -> bool {
-        let mut reader = Reader { block: &mut self.block, needles: &self.needles, on_event };
-        let read = self.sources.iter_mut().map(|source| source.pass(&mut reader));
-        read.fold(false, |any, one| any | one)
-    }
-
-    /// What is known of each file, in the order in which they were given.
-    pub fn states(&self) -> Vec<LogState> {
-        self.sources.iter().map(|source| source.state.clone()).collect()
-    }
-}
-
-/// What all the files share while they are read.
-struct Reader<'a> {
-    block: &'a mut [u8],
-    needles: &'a [Finder<'static>],
-    on_event: OnEvent<'a>,
-}
-
-impl Reader<'_> {
-    /// Reads `tail` to its end, at most for one turn; returns whether there was anything.
-    fn drain(&mut self, tail: &mut Tail, state: &mut LogState) -> io::Result<bool> {
-        for turn in 0..TURN {
-            let length = match tail.file.read(self.block) {
-                Ok(0) => return Ok(turn > 0),
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let block = &self.block[..length];
-            tail.place.advance(block);
-            tail.last_byte = Instant::now();
-            state.last_read = Some(SystemTime::now());
-            state.bytes += length as u64;
-            let mut on_line = |line: &[u8]| take(line, &mut state.unanchored_warnings, self.on_event);
-            let counts = tail.lines.feed(block, self.needles, &mut on_line);
-            state.lines += counts.lines;
-            state.oversized_lines += counts.oversized;
-            if length < self.block.len() {
-                break;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Takes what is left of a file that will not be read any more.
-    fn finish(&mut self, mut tail: Tail, state: &mut LogState) -> Place {
-        tail.lines
-            .finish(self.needles, &mut |line| take(line, &mut state.unanchored_warnings, self.on_event));
-        tail.place
-    }
-}
-
-fn take(line: &[u8], unanchored: &mut u64, on_event: OnEvent) {
-    let ours = grammar::parse(line).is_some_and(|(ident, event)| on_event(ident, event));
-    *unanchored += u64::from(!ours && grammar::mentions_drop(line));
-}
-
-impl Source {
-    fn new(path: &Path, since: SystemTime) -> Self {
+    /// Follows `path` from the end of what it leads to now, or from the start if that was made after `since` or is
+    /// still to be made.
+    pub fn new(path: PathBuf, since: SystemTime, known: &mut Known, now: Instant) -> Self {
+        let seen = file_clock();
         // What is there now stays uncounted, even if it may not be opened yet.
-        let now = metadata(path).ok().filter(Metadata::is_file);
-        let now = now.filter(|now| now.created().map_or(true, |birth| birth <= since));
-        let place =
-            |now: Metadata| Place { identity: Identity::of(&now), offset: now.len(), fingerprint: vec![] };
-        let places = now.map(place).into_iter().collect();
-        let state = LogState::new(path);
-        let mut source = Self { state, current: None, retired: vec![], places, seen: file_clock() };
-        // At once, so that it is read to its end even if it leaves the path before the first pass.
-        source.current = source.open().ok();
-        source
-    }
-
-    fn pass(&mut self, reader: &mut Reader) -> bool {
-        let retired = self.read_retired(reader);
-        let current = self.read_current(reader);
-        // Also when the present file cannot be read any more: the path may lead to a better one.
-        let looked = self.look(reader);
-        let read = [&current, &looked].into_iter().any(|any| matches!(any, Ok(true)));
-        let looked = current.and(looked);
-        self.state.position = self.current.as_ref().map_or(0, |tail| tail.place.offset);
-        match looked {
-            Ok(_) => self.state.trouble = None,
-            Err(error) => {
-                self.state.read_errors += u64::from(error.kind() != ErrorKind::NotFound);
-                self.state.trouble = Some(in_words(&self.state.path, &error));
+        if let Ok(found) = metadata(&path) {
+            let identity = Identity::of(&found);
+            let old = found.is_file() && identity.birth.is_none_or(|birth| birth <= since);
+            if old && !known.has(&identity) {
+                known.leave(Place::unread(identity, found.len()));
             }
         }
-        retired | read
+        let (current, retired, resumed) = (None, vec![], None);
+        let mut follower = Self {
+            path,
+            trouble: None,
+            size: 0,
+            current,
+            retired,
+            seen,
+            missing: false,
+            read: now,
+            there: now,
+            resumed,
+        };
+        // At once, so that it is read to its end even if it leaves the path before the first pass.
+        follower.current = follower.open(known, now).ok().map(|(tail, _)| tail);
+        follower
+    }
+
+    /// Follows `path` from where an earlier run of the program left it, which [`Self::kept`] told.
+    pub fn resume(path: PathBuf, kept: Kept, known: &mut Known, now: Instant) -> Self {
+        for place in &kept.places {
+            if !known.open.contains(&place.identity) {
+                known.leave(place.clone());
+            }
+        }
+        let seen = kept.seen;
+        let resumed = Some(kept);
+        let (current, retired) = (None, vec![]);
+        Self {
+            path,
+            trouble: None,
+            size: 0,
+            current,
+            retired,
+            seen,
+            missing: false,
+            read: now,
+            there: now,
+            resumed,
+        }
+    }
+
+    /// What [`Self::resume`] needs.
+    pub fn kept(&self) -> Kept {
+        if let Some(kept) = &self.resumed {
+            return kept.clone();
+        }
+        let tails = self.current.iter().chain(&self.retired);
+        let places = tails.map(|tail| tail.place.clone()).collect();
+        let real = self.path.canonicalize().ok().filter(|real| *real != self.path);
+        Kept { seen: self.seen, real, places }
+    }
+
+    /// Bytes of the present file that were read.
+    pub fn position(&self) -> u64 {
+        self.current.as_ref().map_or(0, |tail| tail.place.offset)
+    }
+
+    /// Whether the path led to a file that can be read.
+    pub fn is_reading(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Reads what was written since the last pass; returns whether there was anything. Without `look` the path is
+    /// looked at only if nothing was read.
+    pub fn pass(&mut self, look: bool, state: &mut LogState, reader: &mut Reader) -> bool {
+        let retired = self.read_retired(state, reader);
+        let current = self.read_current(state, reader);
+        let mut read = retired | matches!(current, Ok(true));
+        if look || !read {
+            // Also when the present file cannot be read any more: the path may lead to a better one.
+            let looked = self.look(state, reader);
+            read |= matches!(looked, Ok(true));
+            self.missing = false;
+            self.trouble = match current.and(looked) {
+                Ok(_) => None,
+                Err(error) => {
+                    self.missing = error.kind() == ErrorKind::NotFound;
+                    state.counts.read_errors += u64::from(error.kind() != ErrorKind::NotFound);
+                    Some(in_words(&self.path, &error))
+                }
+            };
+        }
+        if read {
+            self.read = reader.now;
+        }
+        read
     }
 
     /// Reads on in the file that the path led to, whether it still does or not.
-    fn read_current(&mut self, reader: &mut Reader) -> io::Result<bool> {
+    fn read_current(&mut self, state: &mut LogState, reader: &mut Reader) -> io::Result<bool> {
         let Some(tail) = &mut self.current else { return Ok(false) };
-        let now = tail.file.metadata()?;
-        if tail.checked != now.modified().ok() || now.len() != tail.place.offset {
-            if !tail.place.holds(&tail.file, now.len())? {
-                tail.file.seek(SeekFrom::Start(0))?;
-                tail.place = Place::start(tail.place.identity);
-                tail.lines = Lines::default();
-                self.state.truncations += 1;
-            }
-            tail.checked = now.modified().ok();
+        let drained = reader.drain(tail, state)?;
+        if drained != Drained::Truncated {
+            return Ok(drained == Drained::Bytes);
         }
-        reader.drain(tail, &mut self.state)
-    }
-
-    /// Looks where the path leads to, and changes over if it is another file.
-    fn look(&mut self, reader: &mut Reader) -> io::Result<bool> {
-        let found = metadata(&self.state.path)?;
-        self.state.size = found.len();
-        if self.current.as_ref().is_some_and(|tail| tail.place.identity == Identity::of(&found)) {
-            self.seen = file_clock();
-            return Ok(false);
+        state.counts.truncations += 1;
+        let mut start = Place::start(tail.place.identity);
+        start.lines = tail.place.lines.across_files();
+        let before = std::mem::replace(&mut tail.place, start);
+        tail.length = 0;
+        self.sweep(Some(&before), state, reader);
+        if let Some(tail) = &mut self.current {
+            reader.drain(tail, state)?;
         }
-        let new = self.open()?;
-        if let Some(mut old) = self.current.replace(new) {
-            self.state.rotations += 1;
-            // What was written to it before the path changed, and what its writer still writes, is yet to be read.
-            old.last_byte = Instant::now();
-            self.retire(old, reader);
-        }
-        self.sweep(reader);
-        self.seen = file_clock();
-        self.read_current(reader)?;
         Ok(true)
     }
 
-    /// Opens what the path leads to, at the place that is remembered of it, else at its start.
-    fn open(&mut self) -> io::Result<Tail> {
+    /// Looks where the path leads to, and changes over if it is another file.
+    fn look(&mut self, state: &mut LogState, reader: &mut Reader) -> io::Result<bool> {
+        // The time first: what is made after it may have been rotated away again before we look.
+        let now = file_clock();
+        self.take_up(state, reader);
+        let found = metadata(&self.path)?;
+        self.there = reader.now;
+        let identity = Identity::of(&found);
+        if self.current.as_ref().is_some_and(|tail| tail.place.identity == identity) {
+            self.size = found.len();
+            self.seen = now;
+            return Ok(false);
+        }
+        let own = self.retired.iter().any(|tail| tail.place.identity == identity);
+        if reader.known.open.contains(&identity) && !own {
+            // By another path somebody reads it already.
+            self.size = 0;
+            if let Some(old) = self.current.take() {
+                self.retire(old, state, reader);
+            }
+            return Ok(false);
+        }
+        let (mut new, before) = self.open(reader.known, reader.now)?;
+        self.size = found.len();
+        let mut origin = before;
+        state.counts.truncations += u64::from(origin.is_some());
+        if let Some(mut old) = self.current.take() {
+            state.counts.rotations += 1;
+            // What was written to it before the path changed, and what its writer still writes, is yet to be read.
+            old.last_byte = reader.now;
+            if new.place.offset == 0 {
+                new.place.lines = old.place.lines.across_files();
+            }
+            while matches!(reader.drain(&mut old, state), Ok(Drained::Bytes)) {}
+            origin = Some(old.place.clone());
+            self.retire(old, state, reader);
+        }
+        self.current = Some(new);
+        self.sweep(origin.as_ref(), state, reader);
+        self.seen = now;
+        self.read_current(state, reader)?;
+        Ok(true)
+    }
+
+    /// Opens what the path leads to, at the place that is known of it, else at its start; and that place, if the
+    /// file no longer holds what was read of it.
+    fn open(&mut self, known: &mut Known, now: Instant) -> io::Result<(Tail, Option<Place>)> {
         // Opening a pipe would wait for its writer.
-        if !metadata(&self.state.path)?.is_file() {
+        if !metadata(&self.path)?.is_file() {
             return Err(ErrorKind::IsADirectory.into());
         }
-        let mut file = File::open(&self.state.path)?;
+        let file = File::open(&self.path)?;
         let identity = Identity::of(&file.metadata()?);
         if let Some(index) = self.retired.iter().position(|tail| tail.place.identity == identity) {
-            return Ok(self.retired.remove(index));
+            return Ok((self.retired.remove(index), None));
         }
-        let known = self.places.iter().position(|place| place.identity == identity);
-        let place = known.map(|index| self.places.remove(index));
-        let mut place = match place {
-            Some(place) if place.holds(&file, file.metadata()?.len())? => place,
-            _ => Place::start(identity),
-        };
-        place.take_fingerprint(&file)?;
-        file.seek(SeekFrom::Start(place.offset))?;
-        let whole = place.fingerprint.last().is_none_or(|last| *last == b'\n');
-        let lines = if whole { Lines::default() } else { Lines::mid_line() };
-        Ok(Tail { file, place, lines, checked: None, last_byte: Instant::now() })
+        if known.open.contains(&identity) {
+            // It came to this path since we looked where that leads.
+            return Err(ErrorKind::NotFound.into());
+        }
+        let mut place = known.left.get(&identity).map_or(Place::start(identity), |(_, place)| place.clone());
+        let mut before = None;
+        if place.holds(&file, file.metadata()?.len())? {
+            if place.fingerprint.is_empty() {
+                place.look_back(&file)?;
+            }
+        } else {
+            before = Some(std::mem::replace(&mut place, Place::start(identity)));
+        }
+        known.left.remove(&identity);
+        known.open.insert(identity);
+        Ok((Tail { file, length: place.offset, place, last_byte: now }, before))
     }
 
     /// Keeps a file that left the path, and gives up the oldest if there are too many.
-    fn retire(&mut self, tail: Tail, reader: &mut Reader) {
+    fn retire(&mut self, tail: Tail, state: &mut LogState, reader: &mut Reader) {
         self.retired.push(tail);
         if self.retired.len() > MAX_RETIRED {
             let mut oldest = self.retired.remove(0);
-            let size = oldest.file.metadata().map_or(0, |now| now.len());
-            while oldest.place.offset < size && reader.drain(&mut oldest, &mut self.state).unwrap_or(false) {}
-            let place = reader.finish(oldest, &mut self.state);
-            self.remember(place);
-        }
-    }
-
-    fn remember(&mut self, place: Place) {
-        self.places.push(place);
-        if self.places.len() > MAX_PLACES {
-            self.places.remove(0);
+            while matches!(reader.drain(&mut oldest, state), Ok(Drained::Bytes)) {}
+            reader.finish(oldest, state);
         }
     }
 
     /// Reads on in the files that left the path, and closes those that have been quiet for long.
-    fn read_retired(&mut self, reader: &mut Reader) -> bool {
+    fn read_retired(&mut self, state: &mut LogState, reader: &mut Reader) -> bool {
         let mut any = false;
         for mut tail in std::mem::take(&mut self.retired) {
-            let read = reader.drain(&mut tail, &mut self.state);
-            self.state.read_errors += u64::from(read.is_err());
-            any |= read.is_ok_and(|read| read);
-            if tail.last_byte.elapsed() < LINGER {
+            let read = reader.drain(&mut tail, state);
+            state.counts.read_errors += u64::from(read.is_err());
+            any |= matches!(read, Ok(Drained::Bytes));
+            if matches!(read, Ok(Drained::Truncated)) {
+                reader.known.leave(tail.place);
+            } else if reader.now.duration_since(tail.last_byte) < LINGER {
                 self.retired.push(tail);
             } else {
-                let place = reader.finish(tail, &mut self.state);
-                self.remember(place);
+                reader.finish(tail, state);
             }
         }
         any
     }
 
-    /// Finds files that came and went at the path between two looks, by their names beside it (`mail.log.1`,
-    /// `mail.log-20261123`): born after the path was last seen to lead elsewhere, and never read.
-    fn sweep(&mut self, reader: &mut Reader) {
-        for (path, found) in siblings(&self.state.path).unwrap_or_default() {
+    /// Takes up again what an earlier run of the program was reading and what has left the path since.
+    fn take_up(&mut self, state: &mut LogState, reader: &mut Reader) {
+        let Some(kept) = self.resumed.take() else { return };
+        let Ok(mut there) = siblings::find(&self.path) else {
+            // The folder is away.
+            self.resumed = Some(kept);
+            return;
+        };
+        if let Some(real) = &kept.real {
+            there.extend(siblings::find(real).unwrap_or_default());
+        }
+        let now = metadata(&self.path).ok().map(|found| Identity::of(&found));
+        state.counts.rotations +=
+            u64::from(now.is_some_and(|now| kept.places.iter().all(|place| place.identity != now)));
+        for (path, found) in there {
             let identity = Identity::of(&found);
-            let tails = self.current.iter().chain(&self.retired).map(|tail| &tail.place);
-            let known = tails.chain(&self.places).any(|place| place.identity == identity);
-            if known || identity.birth.is_none_or(|birth| birth < self.seen) {
+            let was_read = kept.places.iter().any(|place| place.identity == identity);
+            if !was_read || now == Some(identity) || reader.known.open.contains(&identity) {
                 continue;
             }
-            if let Ok(file) = File::open(path) {
-                let place = Place::start(identity);
-                let tail =
-                    Tail { file, place, lines: Lines::default(), checked: None, last_byte: Instant::now() };
-                self.state.rotations += 1;
-                self.retire(tail, reader);
+            let Some(place) = reader.known.left.get(&identity).map(|(_, place)| place.clone()) else {
+                continue;
+            };
+            if let Ok(file) = File::open(path)
+                && place.holds(&file, found.len()).is_ok_and(|holds| holds)
+            {
+                self.keep_reading(file, place, state, reader);
             }
         }
-        self.read_retired(reader);
-    }
-}
-
-/// The files beside `path` that a rotation may have made of it, except compressed ones.
-fn siblings(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
-    let path = path.canonicalize()?;
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(vec![]) };
-    let name = name.as_encoded_bytes();
-    let mut found = Vec::new();
-    for entry in folder.read_dir()? {
-        let Ok(entry) = entry else { continue };
-        let other = entry.file_name();
-        let suffix = other.as_encoded_bytes().strip_prefix(name).unwrap_or_default();
-        let compressed = [&b".gz"[..], b".xz", b".zst", b".bz2"].iter().any(|end| suffix.ends_with(end));
-        if matches!(suffix, [b'.' | b'-', ..]) && !compressed {
-            // One that is renamed meanwhile must not hide the others.
-            found.extend(entry.metadata().ok().map(|metadata| (entry.path(), metadata)));
+        if now.is_none() {
+            self.sweep(None, state, reader);
         }
     }
-    found.retain(|(_, metadata)| metadata.is_file());
-    found.sort_by_key(|(_, metadata)| metadata.created().ok());
-    Ok(found)
+
+    /// Finds, by their names beside the path (`mail.log.1`, `mail.log-20261123`), files with lines that nobody has
+    /// read: those that came and went at the path between two looks, born after it was last seen to lead elsewhere;
+    /// and copies of the file that was at the place `before`, which was truncated since.
+    fn sweep(&mut self, before: Option<&Place>, state: &mut LogState, reader: &mut Reader) {
+        for (path, found) in siblings::find(&self.path).unwrap_or_default() {
+            let identity = Identity::of(&found);
+            if reader.known.has(&identity) {
+                continue;
+            }
+            let Ok(file) = File::open(path) else { continue };
+            let copied = before.filter(|before| before.offset > 0);
+            let copied = copied.filter(|before| before.holds(&file, found.len()).is_ok_and(|holds| holds));
+            let born = identity.birth.is_some_and(|birth| birth >= self.seen);
+            if let Some(copied) = copied {
+                self.keep_reading(file, Place { identity, ..copied.clone() }, state, reader);
+            } else if born && !self.is_copy(&file, reader.buffer) {
+                state.counts.rotations += 1;
+                self.keep_reading(file, Place::start(identity), state, reader);
+            }
+        }
+        self.read_retired(state, reader);
+    }
+
+    /// Reads `file`, which is not at the path, until it has been quiet for long.
+    fn keep_reading(&mut self, file: File, place: Place, state: &mut LogState, reader: &mut Reader) {
+        reader.known.left.remove(&place.identity);
+        reader.known.open.insert(place.identity);
+        self.retire(Tail { file, length: place.offset, place, last_byte: reader.now }, state, reader);
+    }
+
+    /// Whether `file` begins as one that we read does, so that its lines are no new ones.
+    fn is_copy(&self, file: &File, buffer: &mut [u8]) -> bool {
+        let (one, other) = buffer.split_at_mut(FINGERPRINT);
+        let length = read(file, one, 0).unwrap_or_default();
+        let mut tails = self.current.iter().chain(&self.retired);
+        let begins = |tail: &Tail, other: &mut [u8]| {
+            read(&tail.file, &mut other[..length], 0).is_ok_and(|found| found == length)
+                && other[..length] == one[..length]
+        };
+        length > 0 && tails.any(|tail| begins(tail, other))
+    }
+
+    /// Takes what is left in all its files, and ends.
+    pub fn end(mut self, state: &mut LogState, reader: &mut Reader) {
+        for tail in self.current.take().into_iter().chain(std::mem::take(&mut self.retired)) {
+            reader.finish(tail, state);
+        }
+    }
 }
 
 fn in_words(path: &Path, error: &io::Error) -> String {
@@ -368,6 +379,3 @@ fn in_words(path: &Path, error: &io::Error) -> String {
         _ => format!("{path} cannot be read ({error}): check the file system it is on"),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,19 +1,35 @@
 //! One line of log to the event it stands for. Anchored at both ends, no I/O.
 //!
-//! Any client may put the text of a warning into a log line: a user name is logged as it came, and Dovecot 2.3
-//! splits a long one so that the client's text stands right behind `auth: Debug: `. So a line counts only if
-//! everything before `master: ` is one of a closed set of headers and nothing follows the text. The forms were
-//! taken from running Dovecot 2.3 and 2.4, rsyslog and journald.
+//! Any client may put the text of a warning into a log line: a user name is logged as it came, and Dovecot splits a
+//! long line so that the client's text stands right behind `auth: Debug: `. So a line counts only if everything
+//! before Dovecot's words is one of a closed set of headers, and if after them nothing follows, or what Dovecot has
+//! there. The forms were taken from running Dovecot 2.3 and 2.4, rsyslog and journald.
 
+use serde::{Deserialize, Serialize};
+
+use super::{
+    header::{self, skip},
+    lines::Before,
+};
 use crate::service::{LimitKind, Service};
 
-/// What a line of the master can tell.
+/// What a line can tell.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// `service(NAME): LIMIT (N) reached, client connections are being dropped`
+    /// The master: `service(NAME): LIMIT (N) reached, client connections are being dropped`
     DropWarning(DropWarning),
-    /// `SIGHUP received - reloading configuration`
+    /// The master: `SIGHUP received - reloading configuration`
     Reload,
+    /// The master: `Dovecot v2.3.19.1 (9b53102964) starting up for imap`
+    Start,
+    /// A login process: it closed a client's connection to make room, `Connection queue full`.
+    QueueFullKill(Service),
+    /// A login process: a client had logged in, and the service named here did not take it.
+    HandoverFailure(Service),
+    /// A login process: `Maximum number of connections from user+IP exceeded`
+    UserConnectionLimit,
+    /// The master, or the log process for it: a process of the service could not be started, or died.
+    Failure(Service, Failure),
 }
 
 /// One warning line. It says that at least one client was waiting while every process of the service was full
@@ -30,30 +46,138 @@ pub struct DropWarning {
     pub reuse_port: bool,
 }
 
+/// Why a service lacks a process.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// `fork() failed`
+    ForkFailed,
+    /// `command startup failed, throttling for 2.000 secs`
+    Throttled,
+    /// `Initial status notification not received in 30 seconds, killing the process`
+    StartupTimeout,
+    /// `Out of memory (service imap { vsz_limit=256 MB }, you may need to increase it)`
+    OutOfMemory,
+}
+
+impl Failure {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::ForkFailed, Self::Throttled, Self::StartupTimeout, Self::OutOfMemory];
+
+    /// As the label `reason` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ForkFailed => "fork_failed",
+            Self::Throttled => "throttled",
+            Self::StartupTimeout => "startup_timeout",
+            Self::OutOfMemory => "out_of_memory",
+        }
+    }
+}
+
+/// What a line stands for.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// The ident under which a syslog daemon has it: the `instance_name` of the Dovecot that logged it.
+    pub ident: Option<&'a str>,
+    /// What happened.
+    pub event: Event,
+    /// How often: a syslog daemon may write one line for several that are alike.
+    pub times: u32,
+}
+
+/// Takes what was found, and returns whether it is of the Dovecot that is watched.
+pub type OnFound<'a> = &'a mut dyn FnMut(&Found) -> bool;
+
 /// The end of every drop warning, of every Dovecot from 2.0 on.
 const DROPPED: &str = "reached, client connections are being dropped";
 /// What the master logs before it reads its configuration again (`sig_reload_settings`, src/master/main.c).
 const RELOAD: &str = "SIGHUP received - reloading configuration";
+/// Why a client that had logged in was not taken. Dovecot guesses: the service may also have died.
+const CLOSED: &str =
+    "read() failed: Remote closed connection (destination service { process_limit } reached?)";
+/// Before what a process of the master's died of.
+const FATAL: &str = "Fatal: master: service(";
 
-/// The texts by which a block of log is searched: a line without one of them is no event.
-pub const NEEDLES: [&str; 2] = [DROPPED, RELOAD];
+/// The texts by which a block of log is searched: a line without one of them is no event. Chosen among all that
+/// would do for beginnings that are rare in logs, which is what the search is fastest with.
+pub const NEEDLES: [&str; 11] = [
+    "being dropped",
+    "SIGHUP received",
+    ") starting up for ",
+    "queue full (",
+    "user+IP exceeded",
+    "} reached?)",
+    "failed: Resource t",
+    "fork() failed",
+    "throttling for ",
+    "Initial status n",
+    "vsz_limit=",
+];
 
-/// The event that `line` (without its newline) stands for, and the ident under which a syslog daemon wrote it: the
-/// `instance_name` of the Dovecot that logged it.
-pub fn parse(line: &[u8]) -> Option<(Option<&str>, Event)> {
-    // Headers and Dovecot's own texts are ASCII; the master logs nothing that a client sent.
-    let line = std::str::from_utf8(line).ok()?;
-    let (ident, message) = message(line)?;
-    let warning = message.strip_prefix("master: Warning: ")?;
-    if warning == RELOAD {
-        return Some((ident, Event::Reload));
-    }
-    Some((ident, Event::DropWarning(drop_warning(warning)?)))
+/// Hands over what `line`, which follows `before`, stands for; returns whether it holds the text of a drop warning
+/// without being one of the watched Dovecot's, or was refused because of what it follows.
+pub fn take(line: &[u8], before: Before, on_found: OnFound) -> bool {
+    let mut refused = false;
+    let ours = parse(line, &mut |found| {
+        let of_client = matches!(found.event, Event::QueueFullKill(_) | Event::UserConnectionLimit);
+        refused = before == Before::Piece || before == Before::LongLine && of_client;
+        !refused && on_found(found)
+    });
+    refused || !ours && memchr::memmem::find(line, DROPPED.as_bytes()).is_some()
 }
 
-/// Whether `line` holds the text of a drop warning, wherever it stands.
-pub fn mentions_drop(line: &[u8]) -> bool {
-    memchr::memmem::find(line, DROPPED.as_bytes()).is_some()
+/// Hands over what `line`, without its newline, stands for; returns whether that is of the watched Dovecot.
+fn parse(line: &[u8], on_found: OnFound) -> bool {
+    // Headers and Dovecot's own texts are ASCII, names of users UTF-8. One carriage return may end the line, which
+    // rsyslog writes as #015.
+    let Some(line) = std::str::from_utf8(line).ok().and_then(header::unwrap) else { return false };
+    let line = line.strip_suffix('\r').or_else(|| line.strip_suffix("#015")).unwrap_or(&line);
+    if line.contains('\n') {
+        return false;
+    }
+    let found = header::texts(line).find_map(|(ident, text)| {
+        let (times, text) = repeated(text).unwrap_or((1, text));
+        Some(Found { ident, event: event(text)?, times })
+    });
+    found.is_some_and(|found| on_found(&found))
+}
+
+/// What the text is that a syslog daemon writes once for many, and how often it came.
+fn repeated(text: &str) -> Option<(u32, &str)> {
+    let (times, text) = text.strip_prefix("message repeated ")?.split_once(" times: [ ")?;
+    // rsyslog writes no more than the message; a count of more digits than these is none.
+    let times = number(times).filter(|times| *times < 1_000_000)?;
+    Some((times, text.strip_suffix(']')?))
+}
+
+fn event(text: &str) -> Option<Event> {
+    if let Some(text) = text.strip_prefix("master: ") {
+        return of_master(text);
+    }
+    if let Some((process, text)) = text.split_once(FATAL) {
+        return out_of_memory(process, text);
+    }
+    let (process, text) = text.split_once(": ")?;
+    let service = Service::parse(process).filter(|_| process.ends_with("-login"))?;
+    of_login(service, text)
+}
+
+fn of_master(text: &str) -> Option<Event> {
+    if let Some(text) = text.strip_prefix("Warning: ") {
+        return if text == RELOAD { Some(Event::Reload) } else { drop_warning(text).map(Event::DropWarning) };
+    }
+    if let Some(text) = text.strip_prefix("Error: service(") {
+        let (service, text) = text.split_once("): ")?;
+        return Some(Event::Failure(service_or_other(service), failure(text)?));
+    }
+    // In syslog without its type.
+    let text = text.strip_prefix("Info: ").unwrap_or(text);
+    let (version, rest) = text.strip_prefix("Dovecot v")?.split_once(' ')?;
+    skip(version, 1..=32, |byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+        .filter(|rest| rest.is_empty())?;
+    let (_, protocols) = rest.split_once(") starting up for ")?;
+    (rest.starts_with('(') && !protocols.is_empty()).then_some(Event::Start)
 }
 
 fn drop_warning(text: &str) -> Option<DropWarning> {
@@ -67,112 +191,125 @@ fn drop_warning(text: &str) -> Option<DropWarning> {
         }
         _ => return None,
     };
-    let (number, rest) = rest.split_once(") ")?;
-    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+    let (value, rest) = rest.split_once(") ")?;
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let suffix = rest.strip_prefix(DROPPED)?;
     if !suffix.is_empty() {
-        let pid = suffix.strip_prefix(" (pid=")?.strip_suffix(", reuse_port=yes)")?;
-        skip(pid, 1..=10, |byte| byte.is_ascii_digit()).filter(|rest| rest.is_empty())?;
+        number(suffix.strip_prefix(" (pid=")?.strip_suffix(", reuse_port=yes)")?)?;
     }
-    Some(DropWarning {
-        service: Service::parse(name).unwrap_or_else(Service::other),
-        limit,
-        number: number.parse().ok(),
-        reuse_port: !suffix.is_empty(),
-    })
+    let (service, number, reuse_port) = (service_or_other(name), number(value), !suffix.is_empty());
+    Some(DropWarning { service, limit, number, reuse_port })
 }
 
-/// The ident in the header of a log line and what stands behind the header, if the header is one that Dovecot or a syslog daemon writes:
-/// ```text
-/// [<PRI>][TIMESTAMP ]MESSAGE                               Dovecot's own file, log_timestamp empty or a known form
-/// [<PRI>]TIMESTAMP HOST TAG[PID]: MESSAGE                  RFC 3164, with its own or an ISO 8601 time stamp
-/// [<PRI>]1 TIMESTAMP HOST APP PROCID MSGID SD MESSAGE      RFC 5424
-/// ```
-fn message(line: &str) -> Option<(Option<&str>, &str)> {
-    let line = priority(line).unwrap_or(line);
-    if line.starts_with("master: ") {
-        return Some((None, line));
+/// Forms of src/master/service-monitor.c and service-process.c, 2.0 to 2.4.
+fn failure(text: &str) -> Option<Failure> {
+    let digits =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if text.starts_with("fork() failed: ") {
+        // What follows is the system's own words.
+        Some(Failure::ForkFailed)
+    } else if let Some(time) = text.strip_prefix("command startup failed, throttling for ") {
+        // With a fraction since 2.3.9.
+        digits(time.strip_suffix(" secs")?).then_some(Failure::Throttled)
+    } else {
+        let time = text.strip_prefix("Initial status notification not received in ")?;
+        digits(time.strip_suffix(" seconds, killing the process")?).then_some(Failure::StartupTimeout)
     }
-    if let Some(rest) = line.strip_prefix("1 ") {
-        return rfc5424(rest);
+}
+
+/// `PREFIX: Fatal: master: service(NAME): child PID returned error 83 (Out of memory (service NAME { vsz_limit=N MB },
+/// you may need to increase it)...`: the master has it written under the prefix of the child. For a process that
+/// serves a user that is `NAME(USER)<PID><SESSION>`, in which the user's name may hold anything: odd ones are refused.
+fn out_of_memory(prefix: &str, text: &str) -> Option<Event> {
+    let (service, text) = text.split_once("): child ")?;
+    let (pid, text) = text.split_once(" returned error 83 (Out of memory (service ")?;
+    number(pid)?;
+    let text = text.strip_prefix(service)?.strip_prefix(" { vsz_limit=")?;
+    let (size, text) = text.split_once(" MB }, you may need to increase it)")?;
+    number(size)?;
+    // How to get a core dump, where none is made.
+    let fixed = matches!(text, ")" | " - set CORE_OUTOFMEM=1 environment to get core dump)");
+    let prefix = prefix.strip_suffix(": ")?;
+    let (name, user) = prefix.split_once('(').unwrap_or((prefix, ")"));
+    Service::parse(name)?;
+    let session = skip(user, 0..=255, |byte| !b"()<>: ".contains(&byte))?.strip_prefix(')')?;
+    let session = session.strip_prefix(&["<", pid, "><"].concat()).map_or(session, |session| {
+        session.strip_suffix('>').map_or(session, |session| session.trim_start_matches(is_base64))
+    });
+    (fixed && session.is_empty()).then(|| Event::Failure(service_or_other(service), Failure::OutOfMemory))
+}
+
+fn is_base64(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "+/=".contains(character)
+}
+
+fn of_login(service: Service, text: &str) -> Option<Event> {
+    if let Some(text) = text.strip_prefix("Error: master(") {
+        let (destination, text) = text.split_once("): ")?;
+        let (reason, text) = text.split_once(" (client-pid=")?;
+        // 2.4 cuts the reason short where it does not fit its buffer.
+        let full = ["net_connect_unix(", destination, ") failed: Resource temporarily una"].concat();
+        let lost = reason == CLOSED || reason.starts_with(&full);
+        return (lost && is_client(text)).then(|| Event::HandoverFailure(destination_service(destination)));
     }
-    let rest = timestamp(line)?.strip_prefix(' ')?;
-    if rest.starts_with("master: ") { Some((None, rest)) } else { tag(host(rest)?) }
-}
-
-/// Skips `<PRI>`.
-fn priority(line: &str) -> Option<&str> {
-    skip(line.strip_prefix('<')?, 1..=3, |byte| byte.is_ascii_digit())?.strip_prefix('>')
-}
-
-/// Skips `TIMESTAMP HOST APP PROCID MSGID SD `, and the second space or the byte order mark before the message.
-fn rfc5424(line: &str) -> Option<(Option<&str>, &str)> {
-    let (app, mut rest) = host(timestamp(line)?.strip_prefix(' ')?)?.split_once(' ')?;
-    skip(app, 1..=48, |byte| byte.is_ascii_graphic()).filter(|rest| rest.is_empty())?;
-    for _ in 0..2 {
-        rest = skip(rest, 1..=128, |byte| byte.is_ascii_graphic())?.strip_prefix(' ')?;
+    // In syslog without its type.
+    let text = text.strip_prefix("Info: ").unwrap_or(text);
+    let text = text.strip_prefix("Disconnected: ").or_else(|| text.strip_prefix("Login aborted: "))?;
+    if let Some(text) = text.strip_prefix("Connection queue full (") {
+        is_reason(text).then_some(Event::QueueFullKill(service))
+    } else {
+        let text = text.strip_prefix(
+            "Maximum number of connections from user+IP exceeded (mail_max_userip_connections=",
+        )?;
+        is_reason(text).then_some(Event::UserConnectionLimit)
     }
-    // Structured data of Dovecot's own messages is always nil: syslog(3) cannot carry any.
-    let rest = rest.strip_prefix("- ")?;
-    Some((Some(app), rest.strip_prefix(' ').or_else(|| rest.strip_prefix('\u{feff}')).unwrap_or(rest)))
 }
 
-/// Skips a host name or address and a space. A word that ends in a colon is Dovecot's own prefix (`auth: `),
-/// and then what follows may be a client's text.
-fn host(line: &str) -> Option<&str> {
-    let (host, rest) = line.split_once(' ')?;
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':' | b'%');
-    (skip(host, 1..=255, valid)?.is_empty() && !host.ends_with(':')).then_some(rest)
-}
-
-/// Skips `IDENT: ` or `IDENT[PID]: `; the ident is Dovecot's `instance_name`, whatever that is.
-fn tag(line: &str) -> Option<(Option<&str>, &str)> {
-    let valid = |byte: u8| byte.is_ascii_graphic() && !b":[]()<>".contains(&byte);
-    let rest = skip(line, 1..=64, valid)?;
-    let ident = line.strip_suffix(rest);
-    let rest = match rest.strip_prefix('[') {
-        Some(pid) => skip(pid, 1..=10, |byte| byte.is_ascii_digit())?.strip_prefix(']')?,
-        None => rest,
-    };
-    Some((ident, rest.strip_prefix(": ")?))
-}
-
-/// Skips a time stamp: `Nov 23 16:38:50`, or ISO 8601 with a `T` or a space and with or without a zone; each
-/// with or without a fraction of a second.
-fn timestamp(line: &str) -> Option<&str> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    if let Some(rest) = MONTHS.iter().find_map(|month| line.strip_prefix(month)) {
-        // Dovecot writes the day as 03, rsyslog as " 3".
-        let rest =
-            rest.strip_prefix("  ").and_then(|rest| shape(rest, "0")).or_else(|| shape(rest, " 00"))?;
-        return Some(fraction(shape(rest, " 00:00:00")?));
+/// Whether `text` is the rest of a reason in parentheses, in 2.4 with others behind it, and then what
+/// `login_log_format` has, which is of the client.
+fn is_reason(text: &str) -> bool {
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let Some(end) =
+            skip(text, 1..=200, |byte| !b"()<>".contains(&byte)).and_then(|end| end.strip_prefix(')'))
+        else {
+            return false;
+        };
+        rest = end.strip_prefix(" (");
+        if end.is_empty() || end.starts_with(": ") {
+            return true;
+        }
     }
-    let rest = shape(line, "0000-00-00")?;
-    let rest = fraction(shape(rest.strip_prefix(['T', ' '])?, "00:00:00")?);
-    let zone = |sign| shape(rest, sign).and_then(|rest| shape(rest, "00:00").or_else(|| shape(rest, "0000")));
-    Some(rest.strip_prefix('Z').or_else(|| zone("+")).or_else(|| zone("-")).unwrap_or(rest))
+    false
 }
 
-/// Skips `.123456` or `,123`, if it is there.
-fn fraction(line: &str) -> &str {
-    let digits = line.strip_prefix(['.', ',']);
-    digits.and_then(|digits| skip(digits, 1..=9, |byte| byte.is_ascii_digit())).unwrap_or(line)
+/// Whether `text` is `PID, client-id=N, rip=IP, created N msecs ago, received N/N bytes)` to its end.
+fn is_client(text: &str) -> bool {
+    let digit = |byte: u8| byte.is_ascii_digit();
+    let address = |byte: u8| byte.is_ascii_hexdigit() || b".:".contains(&byte);
+    let rest =
+        skip(text, 1..=10, digit).and_then(|rest| skip(rest.strip_prefix(", client-id=")?, 1..=10, digit));
+    let rest = rest.and_then(|rest| skip(rest.strip_prefix(", rip=")?, 0..=45, address));
+    let rest = rest.and_then(|rest| skip(rest.strip_prefix(", created ")?, 1..=20, digit));
+    let rest = rest.and_then(|rest| skip(rest.strip_prefix(" msecs ago, received ")?, 1..=10, digit));
+    rest.and_then(|rest| skip(rest.strip_prefix('/')?, 1..=10, digit)) == Some(" bytes)")
 }
 
-/// Skips text of the given shape, in which `0` stands for any digit and all else for itself.
-fn shape<'a>(line: &'a str, shape: &str) -> Option<&'a str> {
-    let (head, rest) = line.split_at_checked(shape.len())?;
-    let fits = |(byte, wanted): (u8, u8)| if wanted == b'0' { byte.is_ascii_digit() } else { byte == wanted };
-    head.bytes().zip(shape.bytes()).all(fits).then_some(rest)
+/// The service behind the socket of this name, which is the protocol's.
+fn destination_service(socket: &str) -> Service {
+    service_or_other(if socket == "sieve" { "managesieve" } else { socket })
 }
 
-/// Skips the longest run of `valid` bytes, if its length is in `lengths`.
-fn skip(line: &str, lengths: std::ops::RangeInclusive<usize>, valid: impl Fn(u8) -> bool) -> Option<&str> {
-    let length = line.bytes().position(|byte| !valid(byte)).unwrap_or(line.len());
-    lengths.contains(&length).then(|| line.split_at_checked(length))?.map(|(_, rest)| rest)
+fn service_or_other(name: &str) -> Service {
+    Service::parse(name).unwrap_or_else(Service::other)
+}
+
+/// A number of digits only.
+fn number(text: &str) -> Option<u32> {
+    skip(text, 1..=10, |byte| byte.is_ascii_digit()).filter(|rest| rest.is_empty())?;
+    text.parse().ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@
 
 use std::{
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -14,82 +17,72 @@ use std::{
 use linemux::MuxedEvents;
 use tokio::{select, sync::mpsc, time::sleep};
 
-/// What the thread tells the reader.
-enum Wake {
-    /// The watch stands: look once more, for what was written before it did.
-    Armed,
-    /// Something happened, and the watch is gone.
-    Fired,
-}
+use super::bell::Bell;
 
 /// The reader's side of the thread that waits for events.
 #[derive(Debug)]
 pub struct Hint {
-    armed: bool,
-    arm: mpsc::Sender<()>,
-    woken: Receiver<Wake>,
+    /// The thread has a watch, or will have one, that has seen no event yet.
+    armed: Arc<AtomicBool>,
+    arm: mpsc::Sender<Vec<PathBuf>>,
 }
 
 impl Hint {
-    /// A hint for changes of `paths`, on a thread of its own: linemux looks at paths between events, and a slow
-    /// file system must not hold up anything else.
-    pub fn new(paths: Vec<PathBuf>) -> std::io::Result<Self> {
-        let (arm, armed) = mpsc::channel(1);
-        let (wake, woken) = sync_channel(2);
+    /// Rings `bell` when something happens, from a thread of its own: linemux looks at paths between events, and a
+    /// slow file system must not hold up anything else.
+    pub fn new(bell: Bell) -> std::io::Result<Self> {
+        let (arm, requests) = mpsc::channel(1);
+        let armed = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::Builder::new()
-            .name("hint".into())
-            .spawn(move || runtime.block_on(watch(&paths, armed, &wake)))?;
-        Ok(Self { armed: false, arm, woken })
+        let watch = watch(requests, armed.clone(), bell);
+        thread::Builder::new().name("hint".into()).spawn(move || runtime.block_on(watch))?;
+        Ok(Self { armed, arm })
     }
 
-    /// Waits for a change of the log, at most for `time`.
-    pub fn wait(&mut self, time: Duration) {
-        if !self.armed {
-            // A full channel means that the thread has yet to take the last request, which is as good.
-            let _ = self.arm.try_send(());
-            self.armed = true;
-        }
-        match self.woken.recv_timeout(time) {
-            Ok(Wake::Fired) => self.armed = false,
-            Ok(Wake::Armed) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(time),
+    /// Sees to it that the bell rings at the next change of one of `paths`, and when the watch for that stands: what
+    /// was written before it did is to be looked for.
+    pub fn arm<'a>(&self, paths: impl Iterator<Item = &'a std::path::Path>) {
+        // A full channel means that the thread has yet to take the last request.
+        if !self.armed.load(Ordering::Acquire)
+            && let Ok(request) = self.arm.try_reserve()
+        {
+            self.armed.store(true, Ordering::Release);
+            request.send(paths.map(PathBuf::from).collect());
         }
     }
 
-    /// Says that the log grew, so that the next [`wait`](Self::wait) makes a new watch: the present one has fired,
-    /// or is deaf.
-    pub fn renew(&mut self) {
-        self.armed = false;
+    /// Has the next [`arm`](Self::arm) make a new watch: the log grew, and the present one has fired or is deaf.
+    pub fn renew(&self) {
+        self.armed.store(false, Ordering::Release);
     }
 }
 
-async fn watch(paths: &[PathBuf], mut arm: mpsc::Receiver<()>, wake: &SyncSender<Wake>) {
-    let mut armed = arm.recv().await;
-    while armed.is_some() {
-        // A full channel already holds a reason to look.
+async fn watch(mut requests: mpsc::Receiver<Vec<PathBuf>>, armed: Arc<AtomicBool>, bell: Bell) {
+    let mut request = requests.recv().await;
+    while let Some(paths) = request {
         let fired = async {
-            if next_change(paths, wake).await.is_none() {
+            if next_change(&paths, &bell).await.is_none() {
                 // No inotify instance left, or nothing to watch: the reader's clock finds what we miss.
                 sleep(Duration::from_secs(1)).await;
             }
-            let _ = wake.try_send(Wake::Fired);
+            armed.store(false, Ordering::Release);
+            bell.ring();
         };
         select! {
-            () = fired => armed = arm.recv().await,
-            again = arm.recv() => armed = again,
+            () = fired => request = requests.recv().await,
+            again = requests.recv() => request = again,
         }
     }
 }
 
 /// Returns at the first event about one of `paths`, or with nothing if they cannot be watched.
-async fn next_change(paths: &[PathBuf], wake: &SyncSender<Wake>) -> Option<()> {
+async fn next_change(paths: &[PathBuf], bell: &Bell) -> Option<()> {
     let mut events = MuxedEvents::new().ok()?;
     for path in paths {
         // One that is neither there nor in a folder that is there; the others are still worth watching.
         let _ = events.add_file(path).await;
     }
-    let _ = wake.try_send(Wake::Armed);
+    bell.ring();
     // An event without paths is about some other file of the folder in which ours is missing.
     while events.next_event().await.ok()??.paths.is_empty() {}
     Some(())

@@ -1,7 +1,19 @@
-//! The log: bytes to lines to events.
+//! The log: bytes to lines to events, from files, standard input and the journal, on one thread.
 
+pub mod bell;
+pub mod copies;
+pub mod export;
+pub mod files;
 pub mod follow;
 pub mod grammar;
+pub mod header;
 pub mod hint;
+pub mod journal;
 pub mod lines;
+pub mod needles;
 pub mod place;
+pub mod reader;
+pub mod siblings;
+pub mod state;
+pub mod stream;
+pub mod tail;

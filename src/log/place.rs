@@ -8,12 +8,15 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use super::lines::{Lines, MAX_LINE};
 
 /// Bytes before our place by which we know that the file was not truncated and written again.
-const FINGERPRINT: usize = 256;
+pub const FINGERPRINT: usize = 256;
 
 /// Which file, for certain: inode numbers are used again at once, so the time of birth is a part of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Identity {
     /// Its device's number.
     pub device: u64,
@@ -30,36 +33,46 @@ impl Identity {
     }
 }
 
-/// How far a file was read.
-#[derive(Clone, Debug)]
+/// How far a file was read: always to the end of a line, unless that was too long.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Place {
     /// The file.
     pub identity: Identity,
     /// Bytes of it that were read.
     pub offset: u64,
     /// The bytes before the offset, at most 256.
+    #[serde(with = "hex::serde")]
     pub fingerprint: Vec<u8>,
+    /// What the bytes before the offset mean for those behind it.
+    pub lines: Lines,
 }
 
 impl Place {
     /// The start of a file.
     pub fn start(identity: Identity) -> Self {
-        Self { identity, offset: 0, fingerprint: Vec::new() }
+        Self { identity, offset: 0, fingerprint: Vec::new(), lines: Lines::default() }
     }
 
-    /// Moves behind `block`, which was read here.
-    pub fn advance(&mut self, block: &[u8]) {
-        self.offset += block.len() as u64;
-        self.fingerprint.extend_from_slice(&block[block.len().saturating_sub(FINGERPRINT)..]);
-        self.fingerprint.drain(..self.fingerprint.len().saturating_sub(FINGERPRINT));
+    /// The place `offset` in a file, whatever stands before it.
+    pub fn unread(identity: Identity, offset: u64) -> Self {
+        Self { offset, ..Self::start(identity) }
     }
 
-    /// Remembers what stands before this place in `file`.
-    pub fn take_fingerprint(&mut self, file: &File) -> io::Result<()> {
-        let length = usize::try_from(self.offset).unwrap_or(usize::MAX).min(FINGERPRINT);
-        let mut found = vec![0; length];
-        file.read_exact_at(&mut found, self.offset - length as u64)?;
-        self.fingerprint = found;
+    /// Moves on by `length` bytes in `bytes`, which hold the fingerprint and what was read behind it.
+    pub fn advance(&mut self, bytes: &[u8], length: usize) {
+        let end = self.fingerprint.len() + length;
+        self.offset += length as u64;
+        self.fingerprint.clear();
+        self.fingerprint.extend_from_slice(&bytes[end.saturating_sub(FINGERPRINT)..end]);
+    }
+
+    /// Learns what stands before this place in `file`.
+    pub fn look_back(&mut self, file: &File) -> io::Result<()> {
+        let length = usize::try_from(self.offset).unwrap_or(usize::MAX).min(MAX_LINE);
+        let mut before = vec![0; length];
+        file.read_exact_at(&mut before, self.offset - length as u64)?;
+        self.lines = Lines::after(&before);
+        self.fingerprint = before.split_off(length.saturating_sub(FINGERPRINT));
         Ok(())
     }
 

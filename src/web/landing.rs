@@ -8,7 +8,8 @@ use std::{
 use crate::{
     exporter::reading::{Reading, ServiceReading},
     limits::Limit,
-    service::LimitKind,
+    log::state::LogState,
+    tally::ServiceTally,
 };
 
 const STYLE: &str = include_str!("landing.css");
@@ -63,11 +64,12 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
+fn tally<'a>(reading: &'a Reading, service: &ServiceReading) -> Option<&'a ServiceTally> {
+    reading.tally.as_ref()?.of(&service.service)
+}
+
 fn warnings(reading: &Reading, service: &ServiceReading) -> u64 {
-    let count = |limit| {
-        reading.tally.drop_warnings.get(&(service.service.clone(), limit)).copied().unwrap_or_default()
-    };
-    LimitKind::ALL.into_iter().map(count).sum()
+    tally(reading, service).map_or(0, ServiceTally::all_drop_warnings)
 }
 
 fn is_active(reading: &Reading, service: &ServiceReading) -> bool {
@@ -98,7 +100,7 @@ fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceRead
     for service in services {
         let settings = &service.settings;
         let warnings = warnings(reading, service);
-        let last = reading.tally.last_drop_warning.get(&service.service);
+        let last = tally(reading, service).and_then(|tally| tally.last_drop_warning);
         writeln!(
             html,
             "<tr><th scope=\"row\">{}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number{}\">{warnings}<td>{}</tr>",
@@ -107,7 +109,7 @@ fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceRead
             Known(settings.client_limit.map(Limit::value)),
             Known(settings.connection_capacity()),
             if warnings > 0 { " bad" } else { "" },
-            last.map(|time| ago(*time)).unwrap_or_default(),
+            last.map(ago).unwrap_or_default(),
         )?;
     }
     html.push_str("</tbody>\n</table></div>\n");
@@ -132,22 +134,27 @@ fn write_sources(html: &mut String, reading: &Reading) -> fmt::Result {
 fn detail(reading: &Reading, source: &str) -> String {
     match source {
         "procfs" => format!("read in {:.1} ms", reading.duration.as_secs_f64() * 1000.0),
-        "log" => {
-            let one = |log: &crate::log::follow::LogState| {
-                let last = log.last_read.map_or_else(
-                    || "nothing written since the start".to_owned(),
-                    |time| format!("last read {}", ago(time)),
-                );
-                format!(
-                    "{}, {last}, {} bytes behind",
-                    log.path.display(),
-                    log.size.saturating_sub(log.position)
-                )
-            };
-            reading.logs.iter().map(one).collect::<Vec<_>>().join("; ")
-        }
+        "log" => of_logs(reading, false),
+        "journal" => of_logs(reading, true),
+        "state" => "kept for the next start".to_owned(),
         _ => "doveconf was read".to_owned(),
     }
+}
+
+fn of_logs(reading: &Reading, is_journal: bool) -> String {
+    let one = |log: &LogState| {
+        let last = log.last_read.map_or_else(
+            || "nothing read since the start".to_owned(),
+            |time| format!("last read {}", ago(time)),
+        );
+        let progress = log.progress.map_or_else(String::new, |progress| {
+            let files =
+                if progress.files == 1 { String::new() } else { format!(", {} files", progress.files) };
+            format!("{files}, {} bytes behind", progress.size - progress.position)
+        });
+        format!("{}, {last}{progress}", log.log)
+    };
+    reading.logs.iter().filter(|log| log.is_journal == is_journal).map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn ago(time: SystemTime) -> String {

@@ -189,7 +189,7 @@ class BadSource:
     def test_log_unreadable(self: unittest.TestCase) -> None:
         wait_until(self.dovecot.log_path.exists, PATIENCE, "the log")
         self.dovecot.log_path.chmod(0o600)
-        key = "dovecot_exporter_log_read_errors_total", frozenset({("file", str(self.dovecot.log_path))})
+        key = "dovecot_exporter_log_read_errors_total", frozenset({("log", str(self.dovecot.log_path))})
         with Exporter.unprivileged(self.dovecot) as exporter:
             wait_until(lambda: exporter.metrics().get(key, 0) > 2, PATIENCE, "three attempts to read")
             page = self.assert_one_line(exporter, "log", str(self.dovecot.log_path), "let the user of the exporter read")
@@ -211,7 +211,7 @@ class BadSource:
     def test_log_is_a_directory(self: unittest.TestCase) -> None:
         path = self.dovecot.lab / "folder"
         path.mkdir()
-        key = "dovecot_exporter_log_read_errors_total", frozenset({("file", str(path))})
+        key = "dovecot_exporter_log_read_errors_total", frozenset({("log", str(path))})
         with Exporter(self.dovecot, f"--dovecot.log-file={path}") as exporter:
             wait_until(lambda: exporter.metrics().get(key, 0) > 2, PATIENCE, "three attempts to read")
             page = self.assert_one_line(exporter, "log", str(path), "no regular file", "--dovecot.log-file")

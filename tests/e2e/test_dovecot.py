@@ -598,8 +598,8 @@ class Story(Beside):
                 ("dovecot_master_reloads_total", set()),
                 ("dovecot_exporter_source_up", {("source", "log")}),
                 ("dovecot_exporter_source_up", {("source", "limits")}),
-                ("dovecot_exporter_log_read_errors_total", {("file", str(dovecot.log_path))}),
-                ("dovecot_exporter_log_unanchored_warnings_total", {("file", str(dovecot.log_path))}),
+                ("dovecot_exporter_log_read_errors_total", {("log", str(dovecot.log_path))}),
+                ("dovecot_exporter_log_unanchored_warnings_total", {("log", str(dovecot.log_path))}),
             ]
             return {key: page.get(key) for key in [(name, frozenset(labels)) for name, labels in wanted]}
 

@@ -68,7 +68,7 @@ class Forgery:
         return wait_until(page, PATIENCE, "the log to be read")
 
     def key(self, name: str) -> Series:
-        return name, frozenset({("file", str(self.dovecot.log_path))})
+        return name, frozenset({("log", str(self.dovecot.log_path))})
 
     def talk(self, *parts: bytes) -> None:
         """Sends each part when the last is answered, and stays until the server ends it or says z OK or z NO."""

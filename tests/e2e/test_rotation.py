@@ -144,7 +144,7 @@ class OfAFlood(unittest.TestCase):
 
         def read() -> dict[str, float] | None:
             page = self.exporter.metrics()
-            values = {name: value for (name, labels), value in page.items() if ("file", str(self.log)) in labels}
+            values = {name: value for (name, labels), value in page.items() if ("log", str(self.log)) in labels}
             values[WARNINGS] = counted(page)[SERVICE]
             read_all = values["dovecot_exporter_log_position_bytes"] == self.log.stat().st_size
             return values if read_all and time.time() - values[LAST_READ] > 1 else None
@@ -285,7 +285,7 @@ class OfDovecot(unittest.TestCase):
         page = exporter.metrics()
         print(f"\n{dict(logged())} in {len(files)} files", flush=True)
         self.assertEqual(counted(page), logged())
-        self.assertEqual(page[ROTATIONS, frozenset({("file", str(dovecot.log_path))})], self.TIMES)
+        self.assertEqual(page[ROTATIONS, frozenset({("log", str(dovecot.log_path))})], self.TIMES)
         self.assertGreater(min(logged().values()), 1)
         # Both the file in use and the one that was renamed had warnings.
         self.assertGreater(logged().total(), self.TIMES)

@@ -7,14 +7,28 @@ fn warning(service: &str, limit: LimitKind, number: u32) -> Option<Event> {
 }
 
 fn parse(line: &[u8]) -> Option<Event> {
-    super::parse(line).map(|(_, event)| event)
+    times(line).map(|(event, _)| event)
+}
+
+fn times(line: &[u8]) -> Option<(Event, u32)> {
+    let mut event = None;
+    super::parse(line, &mut |found| {
+        event = Some((found.event.clone(), found.times));
+        true
+    });
+    event
 }
 
 #[test]
 fn the_ident_tells_the_instance() {
     let ident = |header: &str| {
         let line = format!("{header}master: Warning: SIGHUP received - reloading configuration");
-        super::parse(line.as_bytes()).map(|(ident, _)| ident.map(ToOwned::to_owned))
+        let mut ident = None;
+        super::parse(line.as_bytes(), &mut |found| {
+            ident = Some(found.ident.map(ToOwned::to_owned));
+            true
+        });
+        ident
     };
     let some = |name: &str| Some(Some(name.to_owned()));
     assert_eq!(ident("Nov 23 15:54:28 "), Some(None));

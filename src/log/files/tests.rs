@@ -1,12 +1,22 @@
 use super::*;
-use std::{fs, io::Write};
+use crate::log::{
+    follow::MAX_RETIRED,
+    grammar::{Event, NEEDLES},
+    place::file_clock,
+    tail::{BLOCK, TURN},
+};
+use std::{
+    fs::{self, File},
+    io::Write,
+};
 use tempfile::TempDir;
 
-/// A folder with a log in it, its follower, and the numbers of the warnings that came out.
+/// A folder with logs in it, what follows them, and the numbers of the warnings that came out.
 struct Log {
     folder: TempDir,
-    follower: Follower,
+    files: Files,
     seen: Vec<u32>,
+    now: Instant,
 }
 
 impl Log {
@@ -17,7 +27,25 @@ impl Log {
         if let Some(before) = before {
             fs::write(&path, before).unwrap();
         }
-        Self { follower: Follower::new(&[path], SystemTime::now()), folder, seen: vec![] }
+        Self::of(folder, &["dovecot.log"])
+    }
+
+    fn of(folder: TempDir, names: &[&str]) -> Self {
+        let files = Files::new(&[], SystemTime::now(), KeptFiles::default());
+        let mut log = Self { folder, files, seen: vec![], now: Instant::now() };
+        log.follow(names, KeptFiles::default());
+        log
+    }
+
+    fn follow(&mut self, names: &[&str], kept: KeptFiles) {
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
+        self.files = Files::new(&paths, SystemTime::now(), kept);
+    }
+
+    /// As if the program had ended and begun again, with what it saved.
+    fn restart(&mut self, names: &[&str]) {
+        let saved = serde_json::to_string(&self.files.kept()).unwrap();
+        self.follow(names, serde_json::from_str(&saved).unwrap());
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -29,17 +57,28 @@ impl Log {
     }
 
     fn pass(&mut self) -> bool {
-        let seen = &mut self.seen;
-        self.follower.pass(&mut |_, event| {
-            if let Event::DropWarning(warning) = event {
+        let (seen, needles) = (&mut self.seen, Needles::new(&NEEDLES));
+        self.files.pass(true, self.now, &needles, &mut |found| {
+            if let Event::DropWarning(warning) = &found.event {
                 seen.extend(warning.number);
             }
             true
         })
     }
 
+    /// Lets so much time go by that quiet files are closed.
+    fn linger(&mut self) {
+        self.now += LINGER;
+        self.pass();
+        self.pass();
+    }
+
     fn state(&self) -> LogState {
-        self.follower.states().remove(0)
+        self.files.states().next().unwrap().clone()
+    }
+
+    fn position(&self) -> u64 {
+        self.state().progress.unwrap().position
     }
 
     fn expect(&mut self, numbers: impl IntoIterator<Item = u32>) {
@@ -69,14 +108,19 @@ fn starts_at_the_end_of_what_is_there() {
     write(&log.open("dovecot.log"), [2]);
     log.expect([2]);
     let state = log.state();
-    assert_eq!((state.lines, state.position, state.size), (1, 2 * line(1).len() as u64, state.position));
+    let progress = state.progress.unwrap();
+    assert_eq!(
+        (state.counts.lines, progress.position, progress.size),
+        (1, 2 * line(1).len() as u64, progress.position)
+    );
     assert!(state.trouble.is_none() && state.last_read.is_some());
 }
 
 #[test]
 fn a_file_made_since_the_start_of_the_program_is_new() {
     let mut log = Log::with(Some(&line(1)));
-    log.follower = Follower::new(&[log.path("dovecot.log")], SystemTime::now() - Duration::from_secs(60));
+    let since = SystemTime::now() - Duration::from_secs(60);
+    log.files = Files::new(&[log.path("dovecot.log")], since, KeptFiles::default());
     log.expect([1]);
 }
 
@@ -100,8 +144,7 @@ fn a_start_in_the_middle_of_a_line() {
 fn waits_for_a_file_and_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later/dovecot.log");
-    let follower = Follower::new(std::slice::from_ref(&path), SystemTime::now());
-    let mut log = Log { folder, follower, seen: vec![] };
+    let mut log = Log::of(folder, &["later/dovecot.log"]);
     log.expect([]);
     let trouble = log.state().trouble.unwrap();
     assert!(trouble.contains("waited for") && trouble.contains("later/dovecot.log"), "{trouble}");
@@ -118,7 +161,7 @@ fn a_folder_is_no_log() {
     log.expect([]);
     let state = log.state();
     assert!(state.trouble.unwrap().contains("--dovecot.log-file"));
-    assert!(state.read_errors > 0);
+    assert!(state.counts.read_errors > 0);
     fs::remove_dir(log.path("dovecot.log")).unwrap();
     write(&log.open("dovecot.log"), [1]);
     log.expect([1]);
@@ -129,7 +172,7 @@ fn a_pipe_is_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dovecot.log");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    let mut log = Log { follower: Follower::new(&[path], SystemTime::now()), folder, seen: vec![] };
+    let mut log = Log::of(folder, &["dovecot.log"]);
     log.expect([]);
     assert!(log.state().trouble.unwrap().contains("no regular file"));
 }
@@ -161,7 +204,7 @@ fn renamed_while_the_writer_keeps_the_old_file() {
     write(&new, 7..8);
     log.expect(1..8);
     let state = log.state();
-    assert_eq!((state.rotations, state.truncations, state.trouble), (1, 0, None));
+    assert_eq!((state.counts.rotations, state.counts.truncations, state.trouble), (1, 0, None));
 }
 
 #[test]
@@ -197,7 +240,7 @@ fn deleted_and_made_again() {
         write(&writer, [3 * round + 3]);
         log.expect(1..3 * round + 4);
     }
-    assert_eq!((log.state().rotations, log.state().truncations), (20, 0));
+    assert_eq!((log.state().counts.rotations, log.state().counts.truncations), (20, 0));
 }
 
 #[test]
@@ -212,7 +255,7 @@ fn copied_and_truncated() {
         write(&writer, [3 * round + 3]);
         log.expect(1..3 * round + 4);
     }
-    assert_eq!((log.state().truncations, log.state().rotations), (5, 0));
+    assert_eq!((log.state().counts.truncations, log.state().counts.rotations), (5, 0));
 }
 
 #[test]
@@ -223,7 +266,7 @@ fn truncated_and_grown_beyond_the_old_place() {
     File::create(log.path("dovecot.log")).unwrap();
     write(&log.open("dovecot.log"), 3..50);
     log.expect(1..50);
-    assert_eq!(log.state().truncations, 1);
+    assert_eq!(log.state().counts.truncations, 1);
 }
 
 #[test]
@@ -263,7 +306,7 @@ fn files_that_came_and_went_between_two_looks() {
     log.pass();
     log.seen.sort_unstable();
     log.expect(1..5);
-    assert_eq!(log.state().rotations, 3);
+    assert_eq!(log.state().counts.rotations, 3);
 }
 
 #[test]
@@ -303,7 +346,7 @@ fn a_link_to_another_file_and_back() {
     let mut log = Log::with(None);
     fs::write(log.path("a"), line(100)).unwrap();
     std::os::unix::fs::symlink(log.path("a"), log.path("dovecot.log")).unwrap();
-    log.follower = Follower::new(&[log.path("dovecot.log")], SystemTime::now());
+    log.follow(&["dovecot.log"], KeptFiles::default());
     write(&log.open("a"), [1]);
     log.pass();
     let point = |log: &Log, name: &str| {
@@ -314,8 +357,7 @@ fn a_link_to_another_file_and_back() {
     point(&log, "b");
     log.expect(1..3);
     // Long after, when "a" is no longer read.
-    let retired = log.follower.sources[0].retired.remove(0);
-    log.follower.sources[0].places.push(retired.place);
+    log.linger();
     write(&log.open("a"), [3]);
     point(&log, "a");
     log.expect(1..4);
@@ -327,8 +369,7 @@ fn the_folder_moved_away_and_back() {
     let logs = folder.path().join("logs");
     fs::create_dir(&logs).unwrap();
     fs::write(logs.join("dovecot.log"), line(100)).unwrap();
-    let follower = Follower::new(&[logs.join("dovecot.log")], SystemTime::now());
-    let mut log = Log { folder, follower, seen: vec![] };
+    let mut log = Log::of(folder, &["logs/dovecot.log"]);
     write(&log.open("logs/dovecot.log"), [1]);
     log.pass();
     fs::rename(&logs, log.path("away")).unwrap();
@@ -337,7 +378,7 @@ fn the_folder_moved_away_and_back() {
     fs::rename(log.path("away"), &logs).unwrap();
     write(&log.open("logs/dovecot.log"), [3]);
     log.expect(1..4);
-    assert_eq!((log.state().rotations, log.state().truncations), (0, 0));
+    assert_eq!((log.state().counts.rotations, log.state().counts.truncations), (0, 0));
 }
 
 #[test]
@@ -350,11 +391,9 @@ fn old_files_are_given_up_but_not_forgotten() {
     }
     write(&log.open("dovecot.log"), [21]);
     log.expect(1..22);
-    assert_eq!(log.follower.sources[0].retired.len(), MAX_RETIRED);
-    // A quiet one is closed.
-    log.follower.sources[0].retired[0].last_byte -= LINGER;
-    log.pass();
-    assert_eq!(log.follower.sources[0].retired.len(), MAX_RETIRED - 1);
+    assert_eq!(log.files.kept().left.len(), 20 - MAX_RETIRED);
+    log.linger();
+    assert_eq!(log.files.kept().left.len(), 20);
     fs::rename(log.path("dovecot.log.3"), log.path("dovecot.log")).unwrap();
     write(&log.open("dovecot.log"), [22]);
     log.expect(1..23);
@@ -366,19 +405,166 @@ fn a_forged_line_is_told_from_a_warning() {
     let forged = line(5).replace("master:", "auth: Debug: master:");
     log.open("dovecot.log").write_all(forged.as_bytes()).unwrap();
     log.expect([]);
-    assert_eq!(log.state().unanchored_warnings, 1);
+    assert_eq!(log.state().counts.unanchored_warnings, 1);
 }
 
 #[test]
 fn a_flood_in_one_file_does_not_starve_another() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["flood.log", "dovecot.log"].map(|name| folder.path().join(name));
-    let mut log = Log { follower: Follower::new(&paths, SystemTime::now()), folder, seen: vec![] };
+    let mut log = Log::of(folder, &["flood.log", "dovecot.log"]);
     fs::write(&paths[0], vec![b'\n'; (TURN + 1) * BLOCK]).unwrap();
     fs::write(&paths[1], line(1)).unwrap();
     assert!(log.pass());
     assert_eq!(log.seen, [1]);
-    assert_eq!(log.state().position, (TURN * BLOCK) as u64);
+    assert_eq!(log.position(), (TURN * BLOCK) as u64);
     log.expect([1]);
-    assert_eq!(log.state().lines, ((TURN + 1) * BLOCK) as u64);
+    assert_eq!(log.state().counts.lines, ((TURN + 1) * BLOCK) as u64);
+}
+
+#[test]
+fn a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.log"), line(100)).unwrap();
+    let mut log = Log::of(folder, &["*.log*"]);
+    write(&log.open("a.log"), [1]);
+    log.expect([1]);
+    // One that comes is read from its start, one that a rotation made of another is not read again, nor is another
+    // name of the same file.
+    write(&log.open("b.log"), [2]);
+    log.expect(1..3);
+    fs::rename(log.path("a.log"), log.path("a.log.1")).unwrap();
+    write(&log.open("a.log.1"), [3]);
+    fs::hard_link(log.path("b.log"), log.path("c.log")).unwrap();
+    std::os::unix::fs::symlink(log.path("b.log"), log.path("d.log")).unwrap();
+    log.expect(1..4);
+    write(&log.open("a.log"), [4]);
+    write(&log.open("c.log"), [5]);
+    fs::write(log.path("e.log.gz"), line(101)).unwrap();
+    log.expect(1..6);
+    // Where one name goes, another takes over.
+    fs::remove_file(log.path("b.log")).unwrap();
+    log.linger();
+    write(&log.open("d.log"), [6]);
+    write(&log.open("c.log"), [7]);
+    log.pass();
+    log.seen.sort_unstable();
+    assert_eq!(log.state().trouble, None);
+    log.expect(1..8);
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_yet() {
+    let mut log = Log::of(tempfile::tempdir().unwrap(), &["*/x.log"]);
+    log.expect([]);
+    assert!(log.state().trouble.unwrap().contains("no file matches"));
+    fs::create_dir(log.path("a")).unwrap();
+    write(&log.open("a/x.log"), [1]);
+    log.expect([1]);
+    assert_eq!(log.state().trouble, None);
+}
+
+#[test]
+fn one_file_by_two_flags_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("dovecot.log"), "").unwrap();
+    std::os::unix::fs::symlink("dovecot.log", folder.path().join("link")).unwrap();
+    let mut log = Log::of(folder, &["dovecot.log", "*.log", "link"]);
+    write(&log.open("dovecot.log"), [1]);
+    log.expect([1]);
+    fs::rename(log.path("dovecot.log"), log.path("dovecot.log.1")).unwrap();
+    write(&log.open("dovecot.log"), [2]);
+    log.expect(1..3);
+}
+
+#[test]
+fn a_restart_goes_on_where_it_was() {
+    let mut log = Log::with(Some(&line(100)));
+    write(&log.open("dovecot.log"), [1]);
+    log.open("dovecot.log").write_all(&line(2).as_bytes()[..40]).unwrap();
+    log.pass();
+    log.restart(&["dovecot.log"]);
+    log.open("dovecot.log").write_all(&line(2).as_bytes()[40..]).unwrap();
+    log.expect(1..3);
+    log.restart(&["dovecot.log"]);
+    log.expect(1..3);
+}
+
+#[test]
+fn rotations_while_it_does_not_run() {
+    let mut log = Log::with(Some(&line(100)));
+    let old = log.open("dovecot.log");
+    write(&old, [1]);
+    log.pass();
+    let kept = log.files.kept();
+    write(&old, [2]);
+    fs::rename(log.path("dovecot.log"), log.path("dovecot.log.2")).unwrap();
+    write(&log.open("dovecot.log"), [3]);
+    fs::rename(log.path("dovecot.log"), log.path("dovecot.log.1")).unwrap();
+    log.follow(&["dovecot.log"], kept);
+    log.pass();
+    log.seen.sort_unstable();
+    log.expect(1..4);
+    write(&log.open("dovecot.log"), [4]);
+    write(&old, [5]);
+    log.pass();
+    log.seen.sort_unstable();
+    log.expect(1..6);
+}
+
+#[test]
+fn copied_and_truncated_while_it_does_not_run() {
+    let mut log = Log::with(Some(&line(100)));
+    let writer = log.open("dovecot.log");
+    write(&writer, [1]);
+    log.pass();
+    let kept = log.files.kept();
+    for number in [2, 3] {
+        write(&writer, [number]);
+        let _ = fs::rename(log.path("dovecot.log.1"), log.path("dovecot.log.2"));
+        fs::copy(log.path("dovecot.log"), log.path("dovecot.log.1")).unwrap();
+        writer.set_len(0).unwrap();
+    }
+    write(&writer, [4]);
+    log.follow(&["dovecot.log"], kept);
+    log.pass();
+    log.seen.sort_unstable();
+    log.expect(1..5);
+}
+
+#[test]
+fn a_copy_beside_a_new_file_is_not_read_again() {
+    let mut log = Log::with(Some(""));
+    write(&log.open("dovecot.log"), 1..9);
+    log.pass();
+    fs::copy(log.path("dovecot.log"), log.path("dovecot.log.1")).unwrap();
+    write(&log.open("dovecot.log"), [9]);
+    fs::remove_file(log.path("dovecot.log")).unwrap();
+    write(&log.open("dovecot.log"), [10]);
+    log.expect(1..11);
+}
+
+#[test]
+fn a_pattern_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.log"), line(100)).unwrap();
+    let mut log = Log::of(folder, &["*.log"]);
+    write(&log.open("a.log"), [1]);
+    log.pass();
+    let kept = log.files.kept();
+    write(&log.open("a.log"), [2]);
+    write(&log.open("b.log"), [3]);
+    log.follow(&["*.log"], kept);
+    log.expect(1..4);
+}
+
+#[test]
+fn no_more_files_than_there_may_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = Log::of(folder, &["*.log"]);
+    for number in 0..=MAX_FILES {
+        fs::write(log.path(&format!("{number}.log")), "").unwrap();
+    }
+    log.pass();
+    assert!(log.files.paths().count() == MAX_FILES && log.state().trouble.unwrap().contains("more than"));
 }

@@ -1,0 +1,214 @@
+//! The systemd journal, by `journalctl`: journald's files are its own business.
+//!
+//! Entries are matched by identifier and by the user who sent them, which journald learns from the kernel: root, as
+//! Dovecot's master and its log process are, so that no other user can make one.
+
+use std::{
+    io::{self, Read},
+    os::fd::{AsFd, BorrowedFd},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    bell::wait,
+    export::Export,
+    grammar::{self, OnFound},
+    lines::Lines,
+    state::LogState,
+    stream::TURN,
+};
+
+/// The time between two attempts.
+const RETRY: Duration = Duration::from_secs(1);
+/// Of what `journalctl` says when it fails.
+const MAX_REASON: u64 = 4096;
+/// Read at once; a pipe holds as much.
+const BLOCK: usize = 64 * 1024;
+
+/// The journal, as far as it was read.
+#[derive(Debug)]
+pub struct Journal {
+    identifier: String,
+    /// The newest entry that was read; without one everything is new.
+    cursor: Option<String>,
+    /// Whether it is known where the journal ended when we began.
+    began: bool,
+    /// The newest entry there was when we began, until that is read.
+    goal: Option<String>,
+    child: Option<Child>,
+    export: Export,
+    block: Vec<u8>,
+    lines: Lines,
+    tried: Option<Instant>,
+    /// What is known of it.
+    pub state: LogState,
+}
+
+impl Journal {
+    /// Follows the entries of `identifier` behind `cursor`, or those that come from now on.
+    pub fn new(identifier: &str, cursor: Option<String>) -> Self {
+        let state = LogState { is_journal: true, ..LogState::new(&format!("journal:{identifier}")) };
+        let began = cursor.is_some();
+        let (identifier, export, block) = (identifier.to_owned(), Export::default(), vec![0; BLOCK]);
+        let lines = Lines::default();
+        let mut journal = Self {
+            identifier,
+            cursor,
+            began,
+            goal: None,
+            child: None,
+            export,
+            block,
+            lines,
+            tried: None,
+            state,
+        };
+        journal.start();
+        journal
+    }
+
+    /// The newest entry that was read.
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
+    /// Whether all is read that was there when we began.
+    pub fn is_caught_up(&self) -> bool {
+        self.goal.is_none()
+    }
+
+    /// What to wait for.
+    pub fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.child.as_ref()?.stdout.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what there is and hands over what it found; returns whether there was anything.
+    pub fn pass(&mut self, now: Instant, on_found: OnFound) -> bool {
+        if self.child.is_none() && self.tried.is_none_or(|tried| now.duration_since(tried) >= RETRY) {
+            self.start();
+        }
+        let mut any = false;
+        for _ in 0..TURN {
+            let [ready] = wait([self.source()], Duration::ZERO);
+            let stdout = self.child.as_mut().and_then(|child| child.stdout.as_mut());
+            let Some(stdout) = stdout.filter(|_| ready) else { break };
+            match stdout.read(&mut self.block) {
+                Ok(0) => self.give_up(),
+                Ok(length) => {
+                    any = true;
+                    self.take(length, on_found);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.give_up(),
+            }
+        }
+        any
+    }
+
+    fn take(&mut self, length: usize, on_found: OnFound) {
+        let Self { block, export, state, cursor, goal, lines, .. } = self;
+        let bytes = &block[..length];
+        state.counts.bytes += bytes.len() as u64;
+        state.last_read = Some(SystemTime::now());
+        state.trouble = None;
+        export.take(bytes, &mut |entry| {
+            state.counts.lines += 1;
+            match &entry.message {
+                Some(message) => {
+                    state.counts.unanchored_warnings +=
+                        u64::from(grammar::take(message, lines.next(message), on_found));
+                }
+                None => state.counts.oversized_lines += 1,
+            }
+            *cursor = Some(entry.cursor.clone());
+        });
+        if goal.is_some() && goal == cursor {
+            *goal = None;
+        }
+    }
+
+    /// Starts `journalctl`. What it says of a failure is read when it ends.
+    fn start(&mut self) {
+        self.tried = Some(Instant::now());
+        self.export = Export::default();
+        let matches = [format!("SYSLOG_IDENTIFIER={}", self.identifier), "_UID=0".to_owned()];
+        if self.state.last_read.is_none() {
+            // Without a place in it, what counts is behind its newest entry, whoever sent that.
+            let newest = newest(if self.began { &matches } else { &[] });
+            match newest {
+                Ok(newest) if self.began => {
+                    self.goal = newest.filter(|newest| Some(newest) != self.cursor.as_ref());
+                }
+                Ok(newest) => (self.cursor, self.began) = (newest, true),
+                Err(reason) => return self.fail(&reason),
+            }
+        }
+        let after = self.cursor.iter().map(|cursor| format!("--after-cursor={cursor}"));
+        match journalctl().args(["--follow", "--no-tail"]).args(after).args(matches).spawn() {
+            Ok(child) => {
+                self.child = Some(child);
+                self.state.trouble = None;
+            }
+            Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    /// `journalctl` has ended by itself.
+    fn give_up(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let _ = child.kill();
+        let reason = reason(&mut child);
+        self.fail(&reason);
+    }
+
+    fn fail(&mut self, reason: &str) {
+        self.goal = None;
+        self.state.counts.read_errors += 1;
+        self.state.trouble = Some(format!(
+            "journalctl cannot follow the journal ({reason}): let the user of the exporter read it, as a member of the group systemd-journal"
+        ));
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn journalctl() -> Command {
+    let mut command = Command::new("journalctl");
+    command.args(["--quiet", "--no-pager", "--all", "--output=export", "--output-fields=MESSAGE"]);
+    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The newest entry that matches; nothing if there is none.
+fn newest(matches: &[String]) -> Result<Option<String>, String> {
+    let mut child = journalctl().arg("--lines=1").args(matches).spawn().map_err(|error| error.to_string())?;
+    let mut cursor = None;
+    let mut entries = Export::default();
+    let mut output = Vec::new();
+    let read = child.stdout.take().map(|stdout| stdout.take(1 << 20).read_to_end(&mut output));
+    entries.take(&output, &mut |entry| cursor = Some(entry.cursor.clone()));
+    let reason = reason(&mut child);
+    match (read, child.wait()) {
+        (Some(Ok(_)), Ok(status)) if status.success() => Ok(cursor),
+        _ => Err(reason),
+    }
+}
+
+/// Why `child`, which has ended or ends now, has.
+fn reason(child: &mut Child) -> String {
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(MAX_REASON).read_to_end(&mut said);
+    }
+    let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+    let said = String::from_utf8_lossy(&said);
+    said.lines().rfind(|line| !line.is_empty()).map_or(status, ToOwned::to_owned)
+}

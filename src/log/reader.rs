@@ -1,0 +1,174 @@
+//! All sources of log lines, read by turns on one thread.
+
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::fd::AsFd;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    bell::{Bell, wait},
+    copies::Copies,
+    files::{FEW, FLOW, Files, KeptFiles, LOOK},
+    grammar::{NEEDLES, OnFound},
+    hint::Hint,
+    journal::Journal,
+    needles::Needles,
+    state::LogState,
+    stream::Stream,
+};
+
+/// Between two passes while lines flow: a flood costs time, not writes.
+const GAP: Duration = Duration::from_millis(2);
+/// The same while somebody copies the log: what we have not read when it is truncated is lost.
+const COPY_GAP: Duration = Duration::from_micros(100);
+
+/// So many bytes behind its end, a file that never stops growing counts as read.
+const CAUGHT_UP: u64 = 1 << 20;
+
+/// What to read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Sources {
+    /// Files and patterns of files.
+    pub files: Vec<PathBuf>,
+    /// Standard input.
+    pub stdin: bool,
+    /// The identifier of entries in the systemd journal.
+    pub journal: Option<String>,
+}
+
+/// What a restart needs to know of the sources.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Places in files.
+    pub files: KeptFiles,
+    /// The newest entry of the journal.
+    pub cursor: Option<String>,
+}
+
+/// Reads them all.
+#[derive(Debug)]
+pub struct LogReader {
+    files: Files,
+    stream: Option<Stream>,
+    journal: Option<Journal>,
+    needles: Needles,
+    hint: Hint,
+    copies: Option<Copies>,
+    bell: Bell,
+    /// When something was last read.
+    read: Option<Instant>,
+    /// When the copies' watches were last set on what the paths lead to.
+    watched: Option<Instant>,
+    /// Something happened to a file: look at all.
+    look: bool,
+    changed: bool,
+}
+
+impl LogReader {
+    /// Reads `sources` from where `kept` says; what it does not know from the end of what is there now, or from the
+    /// start of what was made after `since`. [`Self::wait`] returns when `bell` rings.
+    pub fn new(sources: &Sources, since: SystemTime, kept: Kept, bell: Bell) -> io::Result<Self> {
+        let files = Files::new(&sources.files, since, kept.files);
+        let stream = sources.stdin.then(Stream::new).transpose()?;
+        let journal = sources.journal.as_ref().map(|identifier| Journal::new(identifier, kept.cursor));
+        let (needles, hint, copies) = (Needles::new(&NEEDLES), Hint::new(bell.clone())?, Copies::new());
+        Ok(Self {
+            files,
+            stream,
+            journal,
+            needles,
+            hint,
+            copies,
+            bell,
+            read: None,
+            watched: None,
+            look: true,
+            changed: true,
+        })
+    }
+
+    /// Reads what came since the last pass, and hands over what it found.
+    pub fn pass(&mut self, on_found: OnFound) {
+        let now = Instant::now();
+        let look = std::mem::take(&mut self.look);
+        let mut any = self.files.pass(look, now, &self.needles, on_found);
+        if any {
+            self.hint.renew();
+        }
+        any |= self.stream.as_mut().is_some_and(|stream| stream.pass(&self.needles, on_found));
+        any |= self.journal.as_mut().is_some_and(|journal| journal.pass(now, on_found));
+        if any {
+            self.read = Some(now);
+            self.changed = true;
+        }
+    }
+
+    /// Whether all is read that was there when it began, or nearly: a file may never stop growing.
+    pub fn is_caught_up(&self) -> bool {
+        let near = |state: &LogState| {
+            state.progress.is_none_or(|progress| progress.size - progress.position < CAUGHT_UP)
+        };
+        self.files.states().all(near) && self.journal.as_ref().is_none_or(Journal::is_caught_up)
+    }
+
+    /// Whether something was read since [`Self::set_unchanged`].
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Says that [`Self::kept`] is saved.
+    pub fn set_unchanged(&mut self) {
+        self.changed = false;
+    }
+
+    /// Waits until there may be something to read, or until the bell rings.
+    pub fn wait(&mut self) {
+        let now = Instant::now();
+        let few = self.files.paths().nth(FEW).is_none();
+        if let Some(copies) = self.copies.as_mut().filter(|_| few)
+            && self.watched.is_none_or(|watched| now.duration_since(watched) >= LOOK)
+        {
+            self.files.paths().for_each(|path| copies.watch(path));
+            self.watched = Some(now);
+        }
+        let copied = self.copies.as_mut().is_some_and(|copies| copies.are_made(now));
+        let bell = Some(self.bell.as_fd());
+        let rung = if self.read.is_some_and(|read| now.duration_since(read) < FLOW) {
+            let gap = if copied { COPY_GAP } else { GAP };
+            let [rung, _] = wait([bell, self.copies.as_ref().map(AsFd::as_fd)], gap);
+            rung
+        } else {
+            if few {
+                self.hint.arm(self.files.paths());
+            }
+            let stream = self.stream.as_ref().and_then(Stream::source);
+            let journal = self.journal.as_ref().and_then(Journal::source);
+            let [rung, ..] = wait([bell, stream, journal], LOOK);
+            rung
+        };
+        self.look |= rung && self.bell.was_rung();
+    }
+
+    /// What [`Self::new`] needs.
+    pub fn kept(&self) -> Kept {
+        let cursor = self.journal.as_ref().and_then(Journal::cursor).map(ToOwned::to_owned);
+        Kept { files: self.files.kept(), cursor }
+    }
+
+    /// What is known of each source: files, standard input, the journal.
+    pub fn states(&self) -> impl Iterator<Item = &LogState> {
+        let stream = self.stream.iter().map(|stream| &stream.state);
+        self.files.states().chain(stream).chain(self.journal.iter().map(|journal| &journal.state))
+    }
+
+    /// The same, to be put back to what an earlier run of the program counted.
+    pub fn states_mut(&mut self) -> impl Iterator<Item = &mut LogState> {
+        let stream = self.stream.iter_mut().map(|stream| &mut stream.state);
+        self.files.states_mut().chain(stream).chain(self.journal.iter_mut().map(|journal| &mut journal.state))
+    }
+}

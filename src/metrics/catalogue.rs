@@ -1,0 +1,264 @@
+//! Every metric.
+
+use super::{Kind, Metric};
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, help }
+}
+
+const fn info(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Info, labels, help }
+}
+
+/// Whether the watched Dovecot runs.
+pub static MASTER_UP: Metric = gauge(
+    "dovecot_master_up",
+    &[],
+    "1 if the master process of the watched Dovecot runs, 0 if none runs. Absent while /proc does not tell.",
+);
+/// Processes of a service.
+pub static SERVICE_PROCESSES: Metric = gauge(
+    "dovecot_service_processes",
+    &["service"],
+    "Processes in /proc that run the service's executable under the Dovecot master, those of an earlier configuration included: after a reload there may be more than process_limit. In performance mode this number says nothing about load. Absent while /proc does not tell, and where several services run one executable (dict and dict-async, for instance).",
+);
+/// The limit in force.
+pub static SERVICE_PROCESS_LIMIT: Metric = gauge(
+    "dovecot_service_process_limit",
+    &["service"],
+    "Most processes the running Dovecot starts for the service; +Inf if unlimited. From the best source there is, see dovecot_exporter_limit_source_info; a changed configuration counts from the reload on.",
+);
+/// The limit on disk.
+pub static SERVICE_PROCESS_LIMIT_CONFIGURED: Metric = gauge(
+    "dovecot_service_process_limit_configured",
+    &["service"],
+    "process_limit as doveconf reads it from the configuration on disk. Differs from dovecot_service_process_limit until Dovecot is reloaded. Absent while doveconf does not tell.",
+);
+/// Connections of one process.
+pub static SERVICE_CLIENT_LIMIT: Metric = gauge(
+    "dovecot_service_client_limit",
+    &["service"],
+    "Most connections that one process of the service takes at a time: client_limit or restart_request_count (service_count before 2.4), whichever is smaller, as the running Dovecot reckons; +Inf if unlimited.",
+);
+/// Connections of all processes.
+pub static SERVICE_CONNECTION_CAPACITY: Metric = gauge(
+    "dovecot_service_connection_capacity",
+    &["service"],
+    "Connections that the service takes at a time: dovecot_service_process_limit times dovecot_service_client_limit.",
+);
+/// Spare processes.
+pub static SERVICE_PROCESS_MIN_AVAIL: Metric = gauge(
+    "dovecot_service_process_min_avail",
+    &["service"],
+    "Processes that Dovecot keeps ready for new clients.",
+);
+/// Connections in the life of a process.
+pub static SERVICE_RESTART_REQUEST_LIMIT: Metric = gauge(
+    "dovecot_service_restart_request_limit",
+    &["service"],
+    "Connections after which a process of the service ends; service_count before 2.4. 1 is high-security mode (a process per connection), +Inf is unlimited, as performance mode has it.",
+);
+/// Warning lines.
+pub static SERVICE_DROP_WARNINGS: Metric = counter(
+    "dovecot_service_drop_warnings_total",
+    &["service", "limit"],
+    "Lines in Dovecot's log that say a limit was reached and client connections are being dropped. Not a number of dropped connections: Dovecot logs at most one a second and about one in ten seconds while it is stuck, and each may stand for no dropped client or for hundreds. The label limit is what the line names, also where the clients of the last process are what is full.",
+);
+/// Newest warning.
+pub static SERVICE_LAST_DROP_WARNING: Metric = gauge(
+    "dovecot_service_last_drop_warning_timestamp_seconds",
+    &["service"],
+    "When the exporter read the newest drop warning, in seconds since 1970. Absent before the first.",
+);
+/// Clients turned out for others.
+pub static SERVICE_QUEUE_FULL_KILLS: Metric = counter(
+    "dovecot_service_queue_full_kills_total",
+    &["service"],
+    "Clients that had not logged in yet and whose connection a login process closed to make room for others: lines with Connection queue full. There may be some without a drop warning.",
+);
+/// Logins lost.
+pub static SERVICE_HANDOVER_FAILURES: Metric = counter(
+    "dovecot_service_handover_failures_total",
+    &["service"],
+    "Clients that had logged in and were then not taken by this service, because it was full (Dovecot's own guess: the service may also have failed).",
+);
+/// Failures.
+pub static SERVICE_FAILURES: Metric = counter(
+    "dovecot_service_failures_total",
+    &["service", "reason"],
+    "Lines that say a process of the service failed: fork_failed, throttled (failed at its start, and Dovecot waits before it starts another), startup_timeout (killed because it did not report in time), out_of_memory (reached vsz_limit).",
+);
+/// Users with too many connections.
+pub static USER_CONNECTION_LIMIT_REJECTIONS: Metric = counter(
+    "dovecot_user_connection_limit_rejections_total",
+    &[],
+    "Logins refused because the user had mail_max_userip_connections from the same address already.",
+);
+/// Reloads.
+pub static MASTER_RELOADS: Metric = counter(
+    "dovecot_master_reloads_total",
+    &[],
+    "Lines in Dovecot's log that say the master reloads its configuration, also if that then failed.",
+);
+/// Build.
+pub static BUILD_INFO: Metric =
+    info("dovecot_exporter_build_info", &["version"], "The version of this exporter. The value is 1.");
+/// Sources.
+pub static SOURCE_UP: Metric = gauge(
+    "dovecot_exporter_source_up",
+    &["source"],
+    "1 if the source could be read when it was last needed, else 0: procfs (processes), log (every log file, and standard input), journal (the systemd journal, if it is followed), limits (doveconf), state (--state.file, if there is one). The reason for a 0 is in the exporter's log and on its landing page.",
+);
+/// Duration of a reading.
+pub static SCRAPE_DURATION: Metric = gauge(
+    "dovecot_exporter_scrape_duration_seconds",
+    &[],
+    "How long the reading of /proc for this page took.",
+);
+/// Odd processes.
+pub static SCAN_ERRORS: Metric = counter(
+    "dovecot_exporter_scan_errors_total",
+    &["reason"],
+    "Failures while /proc was read: malformed (one process left out, because what /proc says of it makes no sense), down (the whole reading failed, see source_up). Processes that end meanwhile are no failures.",
+);
+/// Where a limit comes from.
+pub static LIMIT_SOURCE_INFO: Metric = info(
+    "dovecot_exporter_limit_source_info",
+    &["service", "source"],
+    "Where dovecot_service_process_limit comes from: flag (--dovecot.process-limit), warning (the number in the newest drop warning), doveconf, default (Dovecot's built-in value, because doveconf could not be run). The value is 1.",
+);
+/// Lines read.
+pub static LOG_LINES: Metric = counter(
+    "dovecot_exporter_log_lines_total",
+    &["log"],
+    "Lines read from this source: a file, all files that match a pattern, - (standard input), or entries of journal:IDENTIFIER.",
+);
+/// Bytes read.
+pub static LOG_BYTES: Metric = counter(
+    "dovecot_exporter_log_bytes_total",
+    &["log"],
+    "Bytes read from this source, up to the end of the newest whole line.",
+);
+/// Rotations.
+pub static LOG_ROTATIONS: Metric = counter(
+    "dovecot_exporter_log_rotations_total",
+    &["log"],
+    "Times a path led to another file than before.",
+);
+/// Truncations.
+pub static LOG_TRUNCATIONS: Metric = counter(
+    "dovecot_exporter_log_truncations_total",
+    &["log"],
+    "Times a log file was cut short, as copytruncate does. Each may cost the lines that were written just before: rotate by renaming.",
+);
+/// Long lines.
+pub static LOG_OVERSIZED_LINES: Metric = counter(
+    "dovecot_exporter_log_oversized_lines_total",
+    &["log"],
+    "Lines of more than 64 KiB, which are passed over. Dovecot writes none.",
+);
+/// Failed reads.
+pub static LOG_READ_ERRORS: Metric = counter(
+    "dovecot_exporter_log_read_errors_total",
+    &["log"],
+    "Failed attempts to open or read this source. A file that is not there yet is no failure.",
+);
+/// Place in the log.
+pub static LOG_POSITION: Metric = gauge(
+    "dovecot_exporter_log_position_bytes",
+    &["log"],
+    "Bytes of the present log files that lie behind the reader.",
+);
+/// Size of the log.
+pub static LOG_SIZE: Metric = gauge(
+    "dovecot_exporter_log_size_bytes",
+    &["log"],
+    "Size of the present log files when they were last looked at: four times a second, unless they are very many. More than the position for longer than a moment: the reader lags, or the last line has no end yet.",
+);
+/// Files.
+pub static LOG_FILES: Metric = gauge(
+    "dovecot_exporter_log_files",
+    &["log"],
+    "Files that are open now: 1 for a file that is there, more for a pattern. Absent for sources that are no files.",
+);
+/// Newest bytes.
+pub static LOG_LAST_READ: Metric = gauge(
+    "dovecot_exporter_log_last_read_timestamp_seconds",
+    &["log"],
+    "When something was last read from this source, in seconds since 1970. Absent before that.",
+);
+/// Forgeries.
+pub static LOG_UNANCHORED_WARNINGS: Metric = counter(
+    "dovecot_exporter_log_unanchored_warnings_total",
+    &["log"],
+    "Lines that hold the text of a drop warning but are none of the master's: a client wrote it into a user name, syslog has it from another instance_name, or the log has a form that this exporter does not know. Also lines of login processes that a client may have made by having Dovecot split a long line.",
+);
+/// CPU time.
+pub static PROCESS_CPU: Metric =
+    counter("process_cpu_seconds_total", &[], "User and system CPU time the exporter used, in seconds.");
+/// Resident memory.
+pub static PROCESS_RESIDENT_MEMORY: Metric =
+    gauge("process_resident_memory_bytes", &[], "Resident memory of the exporter, in bytes.");
+/// Address space.
+pub static PROCESS_VIRTUAL_MEMORY: Metric =
+    gauge("process_virtual_memory_bytes", &[], "Address space of the exporter, in bytes.");
+/// Descriptors.
+pub static PROCESS_OPEN_FDS: Metric =
+    gauge("process_open_fds", &[], "File descriptors the exporter has open.");
+/// Most descriptors.
+pub static PROCESS_MAX_FDS: Metric = gauge(
+    "process_max_fds",
+    &[],
+    "Most file descriptors the exporter may have open. Absent if that is unlimited.",
+);
+/// Threads.
+pub static PROCESS_THREADS: Metric = gauge("process_threads", &[], "Threads of the exporter.");
+/// Start.
+pub static PROCESS_START_TIME: Metric =
+    gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
+
+/// Every metric, in the order of the page.
+pub static CATALOGUE: [&Metric; 38] = [
+    &MASTER_UP,
+    &SERVICE_PROCESSES,
+    &SERVICE_PROCESS_LIMIT,
+    &SERVICE_PROCESS_LIMIT_CONFIGURED,
+    &SERVICE_CLIENT_LIMIT,
+    &SERVICE_CONNECTION_CAPACITY,
+    &SERVICE_PROCESS_MIN_AVAIL,
+    &SERVICE_RESTART_REQUEST_LIMIT,
+    &SERVICE_DROP_WARNINGS,
+    &SERVICE_LAST_DROP_WARNING,
+    &SERVICE_QUEUE_FULL_KILLS,
+    &SERVICE_HANDOVER_FAILURES,
+    &SERVICE_FAILURES,
+    &USER_CONNECTION_LIMIT_REJECTIONS,
+    &MASTER_RELOADS,
+    &BUILD_INFO,
+    &SOURCE_UP,
+    &SCRAPE_DURATION,
+    &SCAN_ERRORS,
+    &LIMIT_SOURCE_INFO,
+    &LOG_LINES,
+    &LOG_BYTES,
+    &LOG_ROTATIONS,
+    &LOG_TRUNCATIONS,
+    &LOG_OVERSIZED_LINES,
+    &LOG_READ_ERRORS,
+    &LOG_POSITION,
+    &LOG_SIZE,
+    &LOG_FILES,
+    &LOG_LAST_READ,
+    &LOG_UNANCHORED_WARNINGS,
+    &PROCESS_CPU,
+    &PROCESS_RESIDENT_MEMORY,
+    &PROCESS_VIRTUAL_MEMORY,
+    &PROCESS_OPEN_FDS,
+    &PROCESS_MAX_FDS,
+    &PROCESS_THREADS,
+    &PROCESS_START_TIME,
+];
