@@ -16,15 +16,14 @@ const LEVELS: [&[&str]; 7] = [
 ];
 
 /// Foreign crates, and the files that alone may name them.
-const PLACES: [(&str, &[&str]); 13] = [
-    ("aho_corasick", &["log/needles.rs"]),
+const PLACES: [(&str, &[&str]); 12] = [
     ("axum", &["web/routes.rs", "web/serve.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
     ("glob", &["log/files.rs"]),
     ("hyper", &["web/serve.rs"]),
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),
-    ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs"]),
+    ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
     ("procfs", &["processes/scan.rs", "processes/own.rs"]),
     ("prometheus_client", &["metrics.rs"]),
     (

@@ -14,10 +14,10 @@ use rustix::{
     fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
 };
 
-/// How long after a reader has closed the log that may be truncated: a shell starts a second command.
-const AFTER: Duration = Duration::from_millis(250);
-/// How long a copy may take; who has the log open for longer is another reader.
-const LONGEST: Duration = Duration::from_secs(10);
+/// The shortest time between two looks at a log that is copied.
+const SHORTEST: Duration = Duration::from_micros(100);
+/// A copy that has taken so many times as long as we leave between two looks will not end between them, most likely.
+const PATIENCE: u32 = 50;
 
 /// Watches some files for others that open them.
 #[derive(Debug)]
@@ -25,15 +25,15 @@ pub struct Copies {
     inotify: OwnedFd,
     /// By path, the watch of the file that it led to.
     watches: BTreeMap<PathBuf, i32>,
-    open: usize,
-    until: Option<Instant>,
+    /// When a log was last opened, or closed by who could only read it: then a second command may truncate it.
+    since: Option<Instant>,
 }
 
 impl Copies {
     /// A watch of no file yet; nothing if the system has no inotify instance left.
     pub fn new() -> Option<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
-        Some(Self { inotify, watches: BTreeMap::new(), open: 0, until: None })
+        Some(Self { inotify, watches: BTreeMap::new(), since: None })
     }
 
     /// Watches what `path` leads to now, and no longer what it led to before.
@@ -46,29 +46,15 @@ impl Copies {
         }
     }
 
-    /// Whether a copy may be under way, by all that has happened until `now`.
-    pub fn are_made(&mut self, now: Instant) -> bool {
+    /// How long to leave the logs alone, at most `gap`, by all that has happened to them until `now`.
+    pub fn gap(&mut self, now: Instant, gap: Duration) -> Duration {
         let mut buffer = [MaybeUninit::uninit(); 1024];
         let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = events.next() {
-            let event = event.events();
-            if event.contains(ReadFlags::OPEN) {
-                self.open += 1;
-                self.until = Some(now + LONGEST);
-            } else if event.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::CLOSE_NOWRITE) {
-                self.open = self.open.saturating_sub(1);
-                if self.open == 0 {
-                    // Who could write has truncated it before, if at all.
-                    let after = event.contains(ReadFlags::CLOSE_NOWRITE).then_some(now + AFTER);
-                    self.until = self.until.and(after);
-                }
-            }
+            // Who could write has truncated it by now, if at all.
+            self.since = (!event.events().contains(ReadFlags::CLOSE_WRITE)).then_some(now);
         }
-        if self.until.is_some_and(|until| until <= now) {
-            self.open = 0;
-            self.until = None;
-        }
-        self.until.is_some()
+        self.since.map_or(gap, |since| (now.duration_since(since) / PATIENCE).clamp(SHORTEST, gap))
     }
 }
 

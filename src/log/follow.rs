@@ -324,15 +324,26 @@ impl Follower {
                 continue;
             }
             let Ok(file) = File::open(path) else { continue };
-            let copied = before.filter(|before| before.offset > 0);
-            let copied = copied.filter(|before| before.holds(&file, found.len()).is_ok_and(|holds| holds));
-            let born = identity.birth.is_some_and(|birth| birth >= self.seen);
-            if let Some(copied) = copied {
-                self.keep_reading(file, Place { identity, ..copied.clone() }, state, reader);
-            } else if born && !self.is_copy(&file, reader.buffer) {
-                state.counts.rotations += 1;
-                self.keep_reading(file, Place::start(identity), state, reader);
-            }
+            let length = read(&file, &mut reader.buffer[..FINGERPRINT], 0).unwrap_or_default();
+            let head = &reader.buffer[..length];
+            let copied = before.filter(|before| before.begins_as(head));
+            let mut tails = self.current.iter().chain(&self.retired);
+            let place = match copied {
+                Some(before) if before.holds(&file, found.len()).is_ok_and(|holds| holds) => {
+                    Place { identity, ..before.clone() }
+                }
+                None if identity.birth.is_none_or(|birth| birth < self.seen) => continue,
+                None if !tails.any(|tail| tail.place.begins_as(head)) => {
+                    state.counts.rotations += 1;
+                    Place::start(identity)
+                }
+                _ => {
+                    // All of it was read before it was copied.
+                    reader.known.leave(Place::unread(identity, found.len()));
+                    continue;
+                }
+            };
+            self.keep_reading(file, place, state, reader);
         }
         self.read_retired(state, reader);
     }
@@ -342,18 +353,6 @@ impl Follower {
         reader.known.left.remove(&place.identity);
         reader.known.open.insert(place.identity);
         self.retire(Tail { file, length: place.offset, place, last_byte: reader.now }, state, reader);
-    }
-
-    /// Whether `file` begins as one that we read does, so that its lines are no new ones.
-    fn is_copy(&self, file: &File, buffer: &mut [u8]) -> bool {
-        let (one, other) = buffer.split_at_mut(FINGERPRINT);
-        let length = read(file, one, 0).unwrap_or_default();
-        let mut tails = self.current.iter().chain(&self.retired);
-        let begins = |tail: &Tail, other: &mut [u8]| {
-            read(&tail.file, &mut other[..length], 0).is_ok_and(|found| found == length)
-                && other[..length] == one[..length]
-        };
-        length > 0 && tails.any(|tail| begins(tail, other))
     }
 
     /// Takes what is left in all its files, and ends.

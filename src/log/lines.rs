@@ -74,13 +74,22 @@ impl Lines {
 
     /// What they are behind the lines of `whole`.
     fn behind(mut self, whole: &[u8]) -> Self {
-        let Some(last) = whole.len().checked_sub(1) else { return self };
-        self.piece = header::is_piece(last_line(&whole[..last]));
-        let lines = |bytes| u8::try_from(memchr_iter(b'\n', bytes).take(NEAR.into()).count()).unwrap_or(NEAR);
-        self.since_long = match last_long(whole) {
-            Some(end) => lines(&whole[end..]),
-            None => self.since_long.saturating_add(lines(whole)).min(NEAR),
-        };
+        let mut end = whole.len();
+        for line in 0..NEAR {
+            let Some(newline) = end.checked_sub(1) else {
+                self.since_long = self.since_long.saturating_add(line).min(NEAR);
+                return self;
+            };
+            end = memrchr(b'\n', &whole[..newline]).map_or(0, |before| before + 1);
+            if line == 0 {
+                self.piece = header::is_piece(&whole[end..newline]);
+            }
+            if newline - end >= LONG_LINE {
+                self.since_long = line;
+                return self;
+            }
+        }
+        self.since_long = NEAR;
         self
     }
 
@@ -114,7 +123,7 @@ impl Lines {
 
     /// Takes an unfinished line for a whole one: nobody will write to this file any more.
     pub fn finish(&mut self, rest: &[u8], needles: &Needles, on_line: OnLine) {
-        if !self.skipping && needles.find(rest).is_some() {
+        if !self.skipping && needles.search(rest).next(0).is_some() {
             on_line(rest, self.before());
         }
         self.skipping = !rest.is_empty();
@@ -133,7 +142,8 @@ impl Lines {
     /// Hands over the lines of `whole`, which ends in a newline, that hold a needle; returns what is behind them.
     fn search(self, whole: &[u8], needles: &Needles, on_line: OnLine) -> Self {
         let (mut lines, mut start, mut searched) = (self, 0, 0);
-        while let Some(hit) = needles.find(&whole[searched..]).map(|hit| searched + hit) {
+        let mut search = needles.search(whole);
+        while let Some(hit) = search.next(searched) {
             let before =
                 memrchr(b'\n', &whole[searched..hit]).map_or(searched, |newline| searched + newline + 1);
             let end = memchr(b'\n', &whole[hit..]).map_or(whole.len(), |newline| hit + newline);
@@ -162,32 +172,19 @@ fn nuls(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| **byte == 0).count()
 }
 
-/// What stands behind the last newline.
-fn last_line(bytes: &[u8]) -> &[u8] {
-    memrchr(b'\n', bytes).map_or(bytes, |newline| &bytes[newline + 1..])
-}
-
-/// Each line of `whole`, which ends in a newline, that is longer than `length`, from the last to the first: where it
-/// starts and where its newline is. Such a line covers a multiple of that length, so it is enough to look there.
-fn longer_than(whole: &[u8], length: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut seen = whole.len();
-    (0..whole.len()).step_by(length).rev().filter_map(move |place| {
-        if place >= seen {
-            return None;
-        }
-        let end = memchr(b'\n', &whole[place..]).map_or(whole.len(), |newline| place + newline);
-        seen = memrchr(b'\n', &whole[..place]).map_or(0, |newline| newline + 1);
-        (end - seen > length).then_some((seen, end))
-    })
-}
-
-/// Behind the last line of `whole` that Dovecot may have split.
-fn last_long(whole: &[u8]) -> Option<usize> {
-    longer_than(whole, LONG_LINE - 1).next().map(|(_, end)| end + 1)
-}
-
+/// How many lines of `whole`, which ends in a newline, are too long. Such a line covers a multiple of the bound,
+/// so it is enough to look there.
 fn count_oversized(whole: &[u8]) -> u64 {
-    if whole.len() <= MAX_LINE { 0 } else { longer_than(whole, MAX_LINE).count() as u64 }
+    let (mut count, mut seen) = (0, 0);
+    for place in (0..whole.len()).step_by(MAX_LINE) {
+        if place < seen {
+            continue;
+        }
+        let start = memrchr(b'\n', &whole[..place]).map_or(0, |newline| newline + 1);
+        seen = memchr(b'\n', &whole[place..]).map_or(whole.len(), |newline| place + newline + 1);
+        count += u64::from(seen - 1 - start > MAX_LINE);
+    }
+    count
 }
 
 #[cfg(test)]

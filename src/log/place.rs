@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::lines::{Lines, MAX_LINE};
 
-/// Bytes before our place by which we know that the file was not truncated and written again.
+/// Bytes before our place by which we know that the file was not truncated and written again, and at its start by
+/// which we know a copy of it.
 pub const FINGERPRINT: usize = 256;
 
 /// Which file, for certain: inode numbers are used again at once, so the time of birth is a part of it.
@@ -43,6 +44,9 @@ pub struct Place {
     /// The bytes before the offset, at most 256.
     #[serde(with = "hex::serde")]
     pub fingerprint: Vec<u8>,
+    /// The first bytes that were read, at most 256.
+    #[serde(with = "hex::serde")]
+    pub head: Vec<u8>,
     /// What the bytes before the offset mean for those behind it.
     pub lines: Lines,
 }
@@ -50,7 +54,7 @@ pub struct Place {
 impl Place {
     /// The start of a file.
     pub fn start(identity: Identity) -> Self {
-        Self { identity, offset: 0, fingerprint: Vec::new(), lines: Lines::default() }
+        Self { identity, offset: 0, fingerprint: Vec::new(), head: Vec::new(), lines: Lines::default() }
     }
 
     /// The place `offset` in a file, whatever stands before it.
@@ -62,6 +66,10 @@ impl Place {
     pub fn advance(&mut self, bytes: &[u8], length: usize) {
         let end = self.fingerprint.len() + length;
         self.offset += length as u64;
+        // As long as it lacks bytes, the fingerprint holds all that was read.
+        if self.head.len() < FINGERPRINT {
+            self.head = bytes[..end.min(FINGERPRINT)].to_vec();
+        }
         self.fingerprint.clear();
         self.fingerprint.extend_from_slice(&bytes[end.saturating_sub(FINGERPRINT)..end]);
     }
@@ -73,7 +81,14 @@ impl Place {
         file.read_exact_at(&mut before, self.offset - length as u64)?;
         self.lines = Lines::after(&before);
         self.fingerprint = before.split_off(length.saturating_sub(FINGERPRINT));
-        Ok(())
+        self.head = vec![0; self.fingerprint.len()];
+        file.read_exact_at(&mut self.head, 0)
+    }
+
+    /// Whether a file that begins with `head` is a copy of this one, or this one of it.
+    pub fn begins_as(&self, head: &[u8]) -> bool {
+        let length = head.len().min(self.head.len());
+        length > 0 && head[..length] == self.head[..length]
     }
 
     /// Whether `file`, which is `length` bytes long, still holds what was read of it, as far as that can be seen.

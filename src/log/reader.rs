@@ -22,10 +22,7 @@ use super::{
 };
 
 /// Between two passes while lines flow: a flood costs time, not writes.
-const GAP: Duration = Duration::from_millis(2);
-/// The same while somebody copies the log: what we have not read when it is truncated is lost.
-const COPY_GAP: Duration = Duration::from_micros(100);
-
+const GAP: Duration = Duration::from_millis(10);
 /// So many bytes behind its end, a file that never stops growing counts as read.
 const CAUGHT_UP: u64 = 1 << 20;
 
@@ -136,10 +133,9 @@ impl LogReader {
             self.files.paths().for_each(|path| copies.watch(path));
             self.watched = Some(now);
         }
-        let copied = self.copies.as_mut().is_some_and(|copies| copies.are_made(now));
+        let gap = self.copies.as_mut().map_or(GAP, |copies| copies.gap(now, GAP));
         let bell = Some(self.bell.as_fd());
         let rung = if self.read.is_some_and(|read| now.duration_since(read) < FLOW) {
-            let gap = if copied { COPY_GAP } else { GAP };
             let [rung, _] = wait([bell, self.copies.as_ref().map(AsFd::as_fd)], gap);
             rung
         } else {

@@ -15,13 +15,13 @@ use super::{
     state::LogState,
 };
 
-/// Bytes read at once, no more than the first-level cache holds while they are searched.
-pub const BLOCK: usize = 32 * 1024;
+/// Bytes read at once: a system call for less costs more than searching what has left the first-level cache.
+pub const BLOCK: usize = 128 * 1024;
 /// Room for a block behind a fingerprint, and for more where a line is longer.
 pub const BUFFER: usize = FINGERPRINT + MAX_LINE + BLOCK;
 /// Blocks that one file may have in one pass, some milliseconds' work, so that a flood in it does not starve the
 /// others.
-pub const TURN: usize = 512;
+pub const TURN: usize = 128;
 /// Places remembered of files that are no longer read, in case a path leads to one again.
 const MAX_PLACES: usize = 1000;
 

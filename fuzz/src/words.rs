@@ -1,0 +1,86 @@
+//! What logs are made of.
+
+/// What may stand before Dovecot's words, and what only looks like it.
+pub const HEADERS: [&str; 34] = [
+    "",
+    "Nov 23 15:54:28 ",
+    "Nov 03 15:54:28.123456 ",
+    "2026-11-23 16:39:14 ",
+    "2026-11-23T16:13:35.600008 ",
+    "2026-11-23T16:13:35,600+01:00 ",
+    "<20>Nov 23 16:20:46 vm dovecot: ",
+    "<20>Nov 23 16:20:46 dovecot: ",
+    "<20>",
+    "Nov  3 16:37:33 vm dovecot: ",
+    "Nov 23 16:37:33 vm ",
+    "<172>Nov 23 16:22:08 vm lab2: ",
+    "Nov 23 16:39:24 vm dovecot[21617]: ",
+    "2026-11-23T16:37:33.731760+00:00 vm dovecot: ",
+    "2026-11-23T16:37:33Z mail.example.org dovecot-eu: ",
+    "2026-11-23T16:39:24+0000 2001:db8::1 dovecot[21617]: ",
+    "2026-11-23T16:39:24-0330 fe80::1%eth0 lab2: ",
+    "<20>1 2026-11-23T16:37:33.731760+00:00 vm dovecot - - -  ",
+    "<20>1 2026-11-23T16:37:33.731760+00:00 vm lab2 21617 - - ",
+    "1 2026-11-23T16:37:33Z vm dovecot - - - \u{feff}",
+    "2026-11-23T15:54:28.123456789Z stderr F ",
+    "2026-11-23T15:54:28.123456789Z stderr P ",
+    "2026-11-23T15:54:28+01:00 stdout F Nov 23 15:54:28 ",
+    "[pod/mail-0/dovecot] ",
+    "[pod/mail-0/dovecot] Nov 23 15:54:28 ",
+    "dovecot-1  | ",
+    "dovecot-1  | Nov 23 15:54:28 ",
+    "2026-11-23T15:54:28.123456789Z Nov 23 15:54:28 ",
+    "Nov 23 16:37:33 vm 3f2a[812]: Nov 23 16:37:33 ",
+    "<20>1 2026-11-23T16:37:33Z vm 3f2a 812 - - Nov 23 16:37:33 ",
+    "Nov 23 16:37:33 vm 3f2a[812]: Nov 23 16:37:33 vm dovecot: ",
+    "Nov 23 16:18:23 auth: Debug: ",
+    "Nov 23 16:18:23 vm dovecot: auth: Debug: ",
+    "Nov 23 16:18:23 imap(u1)<5><x>: Info: ",
+];
+
+/// What Dovecot says.
+pub const TEXTS: [&str; 30] = [
+    "master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped",
+    "master: Warning: service(auth): client_limit (1000) reached, client connections are being dropped",
+    "master: Warning: service(pop3-login): client_limit/service_count (1) reached, client connections are being dropped",
+    "master: Warning: service(imap-login): client_limit/restart_request_count (1) reached, client connections are being dropped",
+    "master: Warning: service(imap-login): client_limit (10) reached, client connections are being dropped (pid=41730, reuse_port=yes)",
+    "master: Warning: service(My Service): process_limit (4294967296) reached, client connections are being dropped",
+    "master: Warning: SIGHUP received - reloading configuration",
+    "master: Info: Dovecot v2.3.19.1 (9b53102964) starting up for imap (core dumps disabled)",
+    "master: Dovecot v2.4.1-4 (7d8c0e5759) starting up for imap, pop3, submission, sieve",
+    "master: Error: service(imap-login): fork() failed: Resource temporarily unavailable (ulimit -u 96365 reached?)",
+    "master: Error: service(pop3): command startup failed, throttling for 2.000 secs",
+    "master: Error: service(pop3): command startup failed, throttling for 2 secs",
+    "master: Error: service(submission): Initial status notification not received in 30 seconds, killing the process",
+    "imap: Fatal: master: service(imap): child 21111 returned error 83 (Out of memory (service imap { vsz_limit=200 MB }, you may need to increase it))",
+    "imap(u1)<21111><GveMPPxg699/AAAC>: Fatal: master: service(imap): child 21111 returned error 83 (Out of memory (service imap { vsz_limit=200 MB }, you may need to increase it) - set CORE_OUTOFMEM=1 environment to get core dump)",
+    "pop3: Fatal: master: service(pop3): child 20125 returned error 1",
+    "imap-login: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<>, rip=127.0.0.1, lip=127.0.0.1, secured, session=<YkvWm/NgIs9/AAAB>",
+    "imap-login: Login aborted: Connection queue full (client_limit and process_limit was hit and this login session was killed.) (process_full): user=<>, rip=127.0.0.1",
+    "imap-login: Info: Disconnected: Connection queue full (auth failed, 1 attempts in 2 secs): user=<u1>, method=PLAIN, rip=127.0.0.1",
+    "submission-login: Login aborted: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1) (connection limit reached, 1/1 successful auths in 0 secs) (connection_limit): user=<u1>, method=PLAIN",
+    "imap-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1): user=<u1>, method=PLAIN",
+    "imap-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_user: user=<>, rip=127.0.0.3",
+    "imap-login: Error: master(imap): read() failed: Remote closed connection (destination service { process_limit } reached?) (client-pid=41464, client-id=1, rip=127.0.0.1, created 9996 msecs ago, received 0/4 bytes)",
+    "managesieve-login: Error: master(sieve): net_connect_unix(sieve) failed: Resource temporarily unavailabl (client-pid=20749, client-id=1, rip=127.0.0.1, created 541 msecs ago, received 0/4 bytes)",
+    "pop3-login: Error: master(pop3): net_connect_unix(pop3) failed: Resource temporarily unavailable - http://wiki2.dovecot.org/SocketUnavailable (client-pid=20249, client-id=1, rip=::1, created 501 msecs ago, received 0/4 bytes)",
+    "imap-login: Info: Disconnected: Connection closed (auth failed, 1 attempts in 6 secs): user=<service(a): process_limit (9) reached, client connections are being dropped>, method=PLAIN",
+    "auth: Info: passwd-file(u1,127.0.0.1): Password mismatch (given password: master: Warning: service(imap-login): process_limit (100) reached, client connections are being dropped",
+    "imap-login: Info: Login: user=<u1>, method=PLAIN, rip=127.0.0.5, mpid=24066, session=<nghEUvxgL+N/AAAF>",
+    "x",
+    "",
+];
+
+/// What may stand behind them.
+pub const ENDS: [&str; 8] = ["", "\r", "#015", " ", ".", ">, method=PLAIN", "\r\r", "]"];
+
+/// What takes the place of a word; among them what stands for much text, as [`crate::mutation::expand`] has it.
+pub const WORDS: [&str; 64] = [
+    "\n", "\r", "\0", "\u{1}", "\u{2}", "\u{3}", "\u{feff}", "ä", "\t", " ", "  ", ": ", "): ", "(", ")", ") ", " (",
+    "<", ">", "><", "[", "]", "]: ", "{", "}", "\"", "\\", "\\n\",", "\\n", "\\\"", "|", "/", ".", ",", "+", "-", "=",
+    "0", "1", "41730", "4294967295", "4294967296", "00000000001", "999999", "1000000", "imap", "imap-login",
+    "lmtp", "managesieve", "sieve", "-login", "other", "user=<", "Info: ", "Warning: ", "Error: ", "Fatal: master: service(",
+    "master: ", "master(", "service(", "process_limit", "client_limit", "message repeated 3 times: [ ",
+    "{\"log\":\"x",
+];

@@ -1,0 +1,84 @@
+//! A log, read in blocks as the program does, and line by line as the documents have it.
+#![no_main]
+
+use dovecot_capacity_exporter::log::{
+    grammar::{self, NEEDLES},
+    lines::{Before, Lines, MAX_LINE},
+    needles::Needles,
+};
+use dovecot_capacity_exporter_fuzz::{
+    log::{self, Log, OTHER_INSTANCE, Told},
+    meaning,
+    mutation::{change, expand},
+    random::Random,
+    reached::Reached,
+};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use std::sync::LazyLock;
+
+static REACHED: Reached = Reached::new();
+static THE_NEEDLES: LazyLock<Needles> = LazyLock::new(|| Needles::new(&NEEDLES));
+
+fuzz_target!(init: {
+    REACHED.expect(&meaning::FORMS);
+    REACHED.expect(&log::FORMS);
+}, |input: &[u8]| {
+    let log = expand(input);
+    let mut expected = Log::default();
+    // A hole is where a log was truncated: at its start.
+    let text = &log[log.iter().take_while(|byte| **byte == 0).count()..];
+    let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let unfinished = lines.pop().unwrap_or_default();
+    if lines.iter().any(|line| is_known(line)) || is_known(unfinished) {
+        return;
+    }
+    lines.iter().for_each(|line| expected.line(line));
+    expected.told.lines = lines.len() as u64;
+    if !unfinished.is_empty() {
+        expected.line(unfinished);
+    }
+    let told = read(&log, &mut Random::of(input));
+    assert_eq!(told, expected.told, "{}", String::from_utf8_lossy(&log));
+    expected.forms.sort_unstable();
+    expected.forms.dedup();
+    REACHED.count(&expected.forms);
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    REACHED.begin();
+    change(data, size, seed, |data| libfuzzer_sys::fuzzer_mutate(data, size, max_size))
+});
+
+/// What the program is known to take otherwise than documented.
+fn is_known(line: &[u8]) -> bool {
+    let _ = line;
+    false
+}
+
+/// As the program reads: what was not taken is given again; and now and then it is started again.
+fn read(log: &[u8], random: &mut Random) -> Told {
+    let mut told = Told::default();
+    let Told { events, forged, lines: newlines, oversized } = &mut told;
+    let mut on_line = |line: &[u8], before: Before| {
+        let refused = grammar::take(line, before, &mut |found| {
+            events.push((found.ident.map(ToOwned::to_owned), meaning::in_words(&found.event), found.times));
+            found.ident != Some(OTHER_INSTANCE)
+        });
+        *forged += usize::from(refused);
+    };
+    let (mut lines, mut start, mut end) = (Lines::default(), 0, 0);
+    for block in random.blocks(log) {
+        end += block.len();
+        let taken = lines.take(&log[start..end], &THE_NEEDLES, &mut on_line);
+        start += taken.bytes;
+        *newlines += taken.lines;
+        *oversized += taken.oversized;
+        assert!(end - start <= MAX_LINE);
+        if random.below(4) == 0 {
+            let kept = serde_json::to_string(&lines).expect("plain values");
+            lines = serde_json::from_str(&kept).expect("what was written");
+        }
+    }
+    lines.finish(&log[start..], &THE_NEEDLES, &mut on_line);
+    told
+}
