@@ -83,20 +83,23 @@ impl Tally {
     }
 
     fn tally(&mut self, service: &Service) -> &mut ServiceTally {
-        let known = self.know(service);
-        self.services.entry(known).or_default()
+        // Nearly always it is known, and then no name need be copied.
+        let known = if self.services.contains_key(service) { service } else { &self.know(service) };
+        self.services.get_mut(known).expect("it was just made known")
     }
 
     fn count_warning(&mut self, warning: &DropWarning, times: u64, time: SystemTime) {
-        let service = self.know(&warning.service);
-        let tally = self.tally(&service);
+        let tally = self.tally(&warning.service);
         *tally.drop_warnings.entry(warning.limit).or_default() += times;
         tally.last_drop_warning = Some(time);
-        if service == Service::other() {
-            // It may stand for several services.
+        if !self.services.contains_key(&warning.service) || warning.service == Service::other() {
+            // "other" may stand for several services.
             return;
         }
-        let warned = self.warned.entry(service).or_default();
+        if !self.warned.contains_key(&warning.service) {
+            self.warned.insert(warning.service.clone(), Warned::default());
+        }
+        let Some(warned) = self.warned.get_mut(&warning.service) else { return };
         match warning.limit {
             LimitKind::Process => warned.process_limit = warning.number,
             LimitKind::Client => {

@@ -46,6 +46,8 @@ pub struct Files {
     buffer: Vec<u8>,
     looked: Option<Instant>,
     look_every: Duration,
+    /// A file is not read to its end yet.
+    pub more: bool,
 }
 
 /// What a restart needs to know of all the files.
@@ -88,7 +90,7 @@ impl Files {
             log
         };
         let logs = paths.iter().map(&mut make).collect();
-        Self { logs, known, buffer: vec![0; BUFFER], looked: None, look_every: LOOK }
+        Self { logs, known, buffer: vec![0; BUFFER], looked: None, look_every: LOOK, more: false }
     }
 
     /// What [`Self::new`] needs.
@@ -109,7 +111,7 @@ impl Files {
             unanchored.set(unanchored.get() + u64::from(forged));
         };
         let (buffer, known) = (&mut self.buffer, &mut self.known);
-        let mut reader = Reader { buffer, needles, on_line: &mut on_line, known, now };
+        let mut reader = Reader { buffer, needles, on_line: &mut on_line, known, now, more: false };
         let mut free = MAX_FILES.saturating_sub(self.logs.iter().map(|log| log.followers.len()).sum());
         let few = MAX_FILES - free <= FEW;
         let began = Instant::now();
@@ -126,6 +128,7 @@ impl Files {
             log.sum_up(look);
             log.state.counts.unanchored_warnings += unanchored.take();
         }
+        self.more = reader.more;
         if look {
             self.looked = Some(now);
             self.look_every = LOOK.max(began.elapsed() * if few { 1 } else { LOOK_SHARE });

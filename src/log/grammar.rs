@@ -144,12 +144,15 @@ fn event(text: &str) -> Option<Event> {
     if let Some(text) = text.strip_prefix("master: ") {
         return of_master(text);
     }
+    // What is no name of a process, a time stamp above all, is to be refused soon: most texts of a line are that.
+    let name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+    let rest = skip(text, 1..=64, name).filter(|rest| rest.starts_with([':', '(']))?;
     if let Some((process, text)) = text.split_once(FATAL) {
         return out_of_memory(process, text);
     }
-    let (process, text) = text.split_once(": ")?;
-    let service = Service::parse(process).filter(|_| process.ends_with("-login"))?;
-    of_login(service, text)
+    let service =
+        Service::parse(text.strip_suffix(rest)?).filter(|service| service.as_str().ends_with("-login"))?;
+    of_login(service, rest.strip_prefix(": ")?)
 }
 
 fn of_master(text: &str) -> Option<Event> {

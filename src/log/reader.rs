@@ -136,6 +136,7 @@ impl LogReader {
         let gap = self.copies.as_mut().map_or(GAP, |copies| copies.gap(now, GAP));
         let bell = Some(self.bell.as_fd());
         let rung = if self.read.is_some_and(|read| now.duration_since(read) < FLOW) {
+            let gap = if self.files.more { Duration::ZERO } else { gap };
             let [rung, _] = wait([bell, self.copies.as_ref().map(AsFd::as_fd)], gap);
             rung
         } else {

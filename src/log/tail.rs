@@ -70,6 +70,8 @@ pub struct Reader<'a> {
     pub known: &'a mut Known,
     /// The time.
     pub now: Instant,
+    /// A file has had its turn, and is not read to its end.
+    pub more: bool,
 }
 
 /// An open file and the place in it.
@@ -99,6 +101,15 @@ pub enum Drained {
 impl Reader<'_> {
     /// Reads `tail` to its end, at most for one turn.
     pub fn drain(&mut self, tail: &mut Tail, state: &mut LogState) -> io::Result<Drained> {
+        let drained = self.drain_turn(tail, state)?;
+        if drained == Drained::Bytes {
+            tail.last_byte = self.now;
+            state.last_read = Some(SystemTime::now());
+        }
+        Ok(drained)
+    }
+
+    fn drain_turn(&mut self, tail: &mut Tail, state: &mut LogState) -> io::Result<Drained> {
         let mut drained = Drained::Nothing;
         for _ in 0..TURN {
             let known = tail.place.fingerprint.len();
@@ -113,8 +124,6 @@ impl Reader<'_> {
                 let end = start + length as u64;
                 if tail.length != end {
                     tail.length = end;
-                    tail.last_byte = self.now;
-                    state.last_read = Some(SystemTime::now());
                     drained = Drained::Bytes;
                 }
                 let bytes = &self.buffer[known..length];
@@ -133,6 +142,7 @@ impl Reader<'_> {
                 wanted = self.buffer.len();
             }
         }
+        self.more = true;
         Ok(drained)
     }
 

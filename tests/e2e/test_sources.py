@@ -9,6 +9,7 @@ import gzip
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -301,3 +302,270 @@ class OfJournal23(Generation23, OfJournal, unittest.TestCase):
 
 class OfJournal24(Generation24, OfJournal, unittest.TestCase):
     pass
+
+
+# --- containers ---------------------------------------------------------------
+
+PIECE = 16 * 1024
+# A record's text, and whether that ends a line.
+Record = Callable[[bytes, bool], str]
+
+
+def now() -> str:
+    """As Go's RFC3339Nano has it: without zeros at the end."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    fraction = f".{nanoseconds:09}".rstrip("0").rstrip(".")
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def escape(match: re.Match[str]) -> str:
+    known = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+    return known.get(match[0], f"\\u{ord(match[0]):04x}")
+
+
+def docker_record(piece: bytes, last: bool) -> str:
+    text = piece.decode(errors="replace") + "\n" * last
+    text = re.sub(r'[\x00-\x1f"\\<>&\u2028\u2029]', escape, text)
+    return f'{{"log":"{text}","stream":"stderr","time":"{now()}"}}\n'
+
+
+def cri_record(piece: bytes, last: bool) -> str:
+    return f"{now()} stderr {'F' if last else 'P'} {piece.decode()}\n"
+
+
+class Container:
+    """What the runtime does with the standard error of a container: a record for each line, or piece of a long one."""
+
+    def __init__(self, log: Path, record: Record) -> None:
+        self.log = log
+        self._record = record
+        self._lock = threading.Lock()
+        self.said = b""
+        self._input, self.output = os.pipe()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Container:
+        self.open()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends when all that has the output open has ended."""
+        os.close(self.output)
+        self._thread.join()
+        self._file.close()
+
+    def open(self) -> None:
+        """Makes the file, anew if that was renamed."""
+        with self._lock:
+            self._file = self.log.open("a")
+
+    def _run(self) -> None:
+        with open(self._input, "rb") as lines:
+            for line in lines:
+                self.said += line
+                self.write(line.rstrip(b"\n"))
+
+    def write(self, line: bytes) -> None:
+        pieces = [line[start : start + PIECE] for start in range(0, len(line), PIECE)] or [b""]
+        with self._lock:
+            for piece in pieces[:-1]:
+                self._file.write(self._record(piece, False))
+            self._file.write(self._record(pieces[-1], True))
+            self._file.flush()
+
+    def rotate(self) -> None:
+        """As Docker does: FILE.1 is the newest of the old ones."""
+        name = self.log.name
+        for number in range(TIMES, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                self.log.with_name(f"{name}.{number}").rename(self.log.with_name(f"{name}.{number + 1}"))
+        self.log.rename(self.log.with_name(f"{name}.1"))
+        self.open()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.log.parent)
+
+
+class Pod(Container):
+    """A pod's only container, with the files that kubelet has it write."""
+
+    def __init__(self, logs: Path, name: str) -> None:
+        folder = logs / "pods" / f"mail_{name}_{uuid.uuid4()}" / "dovecot"
+        folder.mkdir(parents=True)
+        super().__init__(folder / "0.log", cri_record)
+        self._link = logs / "containers" / f"{name}_mail_dovecot-{secrets.token_hex(32)}.log"
+
+    def __enter__(self) -> Pod:
+        super().__enter__()
+        self._link.symlink_to(self.log)
+        return self
+
+    def rotate(self) -> None:
+        """The newest of the old ones stays as it is until the next time."""
+        for old in self.log.parent.glob("0.log.*"):
+            if old.suffix != ".gz":
+                draft = Path(f"{old}.tmp")
+                draft.write_bytes(gzip.compress(old.read_bytes()))
+                draft.rename(f"{old}.gz")
+                old.unlink()
+        self.log.rename(f"{self.log}.{datetime.datetime.now():%Y%m%d-%H%M%S}")
+        self.open()
+
+    def remove(self) -> None:
+        self._link.unlink()
+        shutil.rmtree(self.log.parent.parent)
+
+
+class OfContainers(OfFullServices):
+    def setUp(self: unittest.TestCase) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="sources-")))
+        (self.folder / "containers").mkdir()
+        self.containers: list[Container] = []
+        self.dovecot = self.full()
+        self.addCleanup(self.dovecot.close)
+
+    def logged(self) -> collections.Counter[str]:
+        return warnings(b"".join(container.said for container in self.containers).decode())
+
+    def follow(self: unittest.TestCase, pattern: str, make: Callable[[int], Container]) -> None:
+        """Dovecot runs in one container after another, whose logs match the pattern."""
+        log = f"{self.folder}/{pattern}"
+        self.exporter = self.enterContext(Exporter(self.dovecot, f"--dovecot.log-file={log}"))
+        forged = f"Nov 24 02:44:57 {WARNING}".encode()
+        for number in range(2):
+            with make(number) as container:
+                self.containers.append(container)
+                self.dovecot.output = container.output
+                self.dovecot.start()
+                with self.overload(self.dovecot):
+                    for _ in range(TIMES):
+                        self.another()
+                        # Not of Dovecot, and a text of Dovecot's stands at the start of the second piece.
+                        container.write(b"x" * PIECE + forged)
+                        container.rotate()
+                    self.another()
+            container.remove()
+        page = self.assert_all_counted()
+        self.assertEqual(self.value(page, ROTATIONS, log=log), 2 * TIMES)
+        self.assertEqual(self.value(page, UNANCHORED, log=log), 2 * TIMES)
+
+    def test_docker(self) -> None:
+        def make(_number: int) -> Container:
+            identity = secrets.token_hex(32)
+            folder = self.folder / "containers" / identity
+            folder.mkdir()
+            return Container(folder / f"{identity}-json.log", docker_record)
+
+        self.follow("containers/*/*-json.log", make)
+
+    def test_kubernetes(self) -> None:
+        self.follow("containers/*.log", lambda number: Pod(self.folder, f"dovecot-{number}"))
+
+
+class OfContainers23(Generation23, OfContainers, unittest.TestCase):
+    pass
+
+
+class OfContainers24(Generation24, OfContainers, unittest.TestCase):
+    pass
+
+
+# --- others -------------------------------------------------------------------
+
+
+class OfAPipe(OfFullServices):
+    def logged(self) -> collections.Counter[str]:
+        return warnings(self.witness.read_text())
+
+    def test_until_its_end(self: unittest.TestCase) -> None:
+        self.witness = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="sources-"))) / "log"
+        read, write = os.pipe()
+        input_, output = os.pipe()
+        tee = self.enterContext(subprocess.Popen(["tee", self.witness], stdin=input_, stdout=write))
+        dovecot = self.full()
+        self.exporter = Exporter(dovecot, "--dovecot.log-file=-")
+        self.exporter.command[:0] = ["sh", "-c", 'exec "$@" <"$0"', f"/proc/{os.getpid()}/fd/{read}"]
+        self.enterContext(self.exporter)
+        dovecot.output = output
+        self.enterContext(dovecot)
+        for end in (read, write, input_, output):
+            os.close(end)
+        self.assertEqual(self.exporter.value(UP, source="log"), 1)
+        with self.overload(dovecot):
+            for _ in range(TIMES):
+                self.another()
+        tee.wait()
+        page = self.assert_all_counted()
+        self.assertEqual(self.value(page, LINES, log="-"), self.witness.read_text().count("\n"))
+        wait_until(lambda: self.exporter.value(UP, source="log") == 0, PATIENCE, "the end")
+        self.assertEqual(counted(self.exporter.metrics()), self.logged())
+
+
+class OfAPipe23(Generation23, OfAPipe, unittest.TestCase):
+    pass
+
+
+class OfAPipe24(Generation24, OfAPipe, unittest.TestCase):
+    pass
+
+
+class OfSeveral(OfFullServices):
+    """By the journal, by a file and from a pod, each of a Dovecot with another service that is full."""
+
+    def logged(self) -> collections.Counter[str]:
+        journal = self.journald.entries(f"SYSLOG_IDENTIFIER={self.instance_name or 'dovecot'}", "_UID=0")
+        logs = self.file.lab.glob("dovecot.log*")
+        texts = ["\n".join(journal.values()), self.pod.said.decode(), *map(text_of, logs)]
+        return warnings("\n".join(texts))
+
+    def test_all_at_once(self: unittest.TestCase) -> None:
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="sources-")))
+        (folder / "containers").mkdir()
+        room = self.enterContext(Room())
+        self.journald = self.enterContext(Journald(room))
+        self.pod = self.enterContext(Pod(folder, "dovecot-0"))
+        journal, pod = self.full(room, ["imap"]), self.full(None, ["pop3"])
+        self.file = Dovecot(
+            self.generation, protocols=["sieve"], services={"managesieve-login": {"process_limit": 2}}
+        )
+        for dovecot in (journal, pod, self.file):
+            self.addCleanup(dovecot.close)
+        pod.output = self.pod.output
+        link = folder / "link"
+        link.symlink_to(self.file.log_path)
+        same = [str(self.file.log_path), f"{self.file.lab}/*.log", str(link)]
+        logs = [*same, f"{folder}/containers/*.log"]
+        flag = "--dovecot.log-journal" + (f"={self.instance_name}" if self.instance_name else "")
+        self.exporter = Exporter(journal, *(f"--dovecot.log-file={log}" for log in logs), flag)
+        self.exporter.command[:0] = room.enter
+        self.enterContext(self.exporter)
+        for dovecot in (journal, pod, self.file):
+            dovecot.start()
+        with self.overload(journal, pod, self.file):
+            for number in range(TIMES):
+                self.another()
+                self.file.log_path.rename(f"{self.file.log_path}.{number}")
+                self.file.admin("log", "reopen")
+                wait_until(self.file.log_path.exists, PATIENCE, "the new log")
+            self.another()
+        page = self.assert_all_counted()
+        self.assertEqual(len(self.logged()), 3)
+        written = sum(text_of(log).count("\n") for log in self.file.lab.glob("dovecot.log*"))
+        self.assertEqual(sum(self.value(page, LINES, log=log) for log in same), written)
+        self.assertEqual(sum(self.value(page, ROTATIONS, log=log) for log in same), TIMES)
+        self.assertEqual(self.value(page, LINES, log=logs[-1]), self.pod.said.count(b"\n"))
+        for source in ("log", "journal"):
+            self.assertEqual(self.value(page, UP, source=source), 1)
+
+
+class OfSeveral23(Generation23, OfSeveral, unittest.TestCase):
+    pass
+
+
+class OfSeveral24(Generation24, OfSeveral, unittest.TestCase):
+    pass
+
+
+if __name__ == "__main__":
+    unittest.main()
