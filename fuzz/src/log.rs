@@ -1,5 +1,7 @@
 //! A whole log, line by line: which lines count, and which follow what a client may have split.
 
+use memchr::memmem;
+
 use crate::meaning::{self, Meaning};
 
 /// Longer lines are passed over.
@@ -45,7 +47,7 @@ impl Log {
             let meaning = meaning::of(line);
             let refused =
                 meaning.as_ref().is_some_and(|meaning| self.piece || long && meaning.of_client);
-            let drop = line.windows(DROPPED.len()).any(|window| window == DROPPED);
+            let drop = memmem::find(line, DROPPED).is_some();
             let ours = match meaning {
                 Some(meaning) if !refused => self.event(meaning),
                 _ => false,

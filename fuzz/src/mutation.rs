@@ -1,5 +1,7 @@
 //! Changes that keep a log a log: by words, by lines, and by what lines are made of.
 
+use memchr::memmem;
+
 use crate::{
     random::Random,
     words::{ENDS, HEADERS, TEXTS, WORDS},
@@ -74,8 +76,7 @@ fn docker_line(random: &mut Random) -> Vec<u8> {
 /// What of a line is Dovecot's.
 fn body(line: &[u8]) -> &[u8] {
     let starts = [&b"master: "[..], b"imap", b"pop3", b"submission", b"managesieve", b"auth: ", b"message repeated"];
-    let place = |start: &[u8]| line.windows(start.len()).position(|window| window == start);
-    starts.into_iter().filter_map(place).min().map_or(line, |start| &line[start..])
+    starts.into_iter().filter_map(|start| memmem::find(line, start)).min().map_or(line, |start| &line[start..])
 }
 
 /// Where words begin and end.

@@ -89,12 +89,14 @@ class OfFullServices:
         before = self.logged().total()
         wait_until(lambda: self.logged().total() > before, PATIENCE, "another warning")
 
+    def all_counted(self) -> bool:
+        return counted(self.exporter.metrics()) == self.logged()
+
     def assert_all_counted(self: unittest.TestCase) -> dict[Series, float]:
         """When nothing more is logged; the page that has it."""
-        logged = self.logged()
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: counted(self.exporter.metrics()) == logged, PATIENCE, "the counters")
-        page = self.exporter.metrics()
+            wait_until(self.all_counted, PATIENCE, "the counters")
+        logged, page = self.logged(), self.exporter.metrics()
         print(f"\n{self.id()}: {dict(logged)}", flush=True)
         self.assertEqual(counted(page), logged)
         self.assertGreater(logged.total(), TIMES)
@@ -338,6 +340,7 @@ class Container:
 
     def __init__(self, log: Path, record: Record) -> None:
         self.log = log
+        self._file = log.open("a")
         self._record = record
         self._lock = threading.Lock()
         self.said = b""
@@ -345,7 +348,6 @@ class Container:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Container:
-        self.open()
         self._thread.start()
         return self
 
@@ -355,10 +357,12 @@ class Container:
         self._thread.join()
         self._file.close()
 
-    def open(self) -> None:
-        """Makes the file, anew if that was renamed."""
+    def reopen(self) -> None:
+        """Makes the file anew, which was renamed."""
+        new = self.log.open("a")
         with self._lock:
-            self._file = self.log.open("a")
+            old, self._file = self._file, new
+        old.close()
 
     def _run(self) -> None:
         with open(self._input, "rb") as lines:
@@ -381,7 +385,7 @@ class Container:
             with contextlib.suppress(FileNotFoundError):
                 self.log.with_name(f"{name}.{number}").rename(self.log.with_name(f"{name}.{number + 1}"))
         self.log.rename(self.log.with_name(f"{name}.1"))
-        self.open()
+        self.reopen()
 
     def remove(self) -> None:
         shutil.rmtree(self.log.parent)
@@ -410,7 +414,7 @@ class Pod(Container):
                 draft.rename(f"{old}.gz")
                 old.unlink()
         self.log.rename(f"{self.log}.{datetime.datetime.now():%Y%m%d-%H%M%S}")
-        self.open()
+        self.reopen()
 
     def remove(self) -> None:
         self._link.unlink()
@@ -439,6 +443,9 @@ class OfContainers(OfFullServices):
                 self.dovecot.output = container.output
                 self.dovecot.start()
                 with self.overload(self.dovecot):
+                    self.another()
+                    # One that is rotated before anybody has seen it is lost; at 10 MiB none is.
+                    wait_until(self.all_counted, PATIENCE, "the exporter to find the file")
                     for _ in range(TIMES):
                         self.another()
                         # Not of Dovecot, and a text of Dovecot's stands at the start of the second piece.
@@ -553,7 +560,6 @@ class OfSeveral(OfFullServices):
         self.assertEqual(len(self.logged()), 3)
         written = sum(text_of(log).count("\n") for log in self.file.lab.glob("dovecot.log*"))
         self.assertEqual(sum(self.value(page, LINES, log=log) for log in same), written)
-        self.assertEqual(sum(self.value(page, ROTATIONS, log=log) for log in same), TIMES)
         self.assertEqual(self.value(page, LINES, log=logs[-1]), self.pod.said.count(b"\n"))
         for source in ("log", "journal"):
             self.assertEqual(self.value(page, UP, source=source), 1)

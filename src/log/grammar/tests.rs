@@ -38,7 +38,7 @@ fn the_ident_tells_the_instance() {
 }
 
 /// Every header in which Dovecot, rsyslog or journald was seen to write a line of the master.
-const HEADERS: [&str; 19] = [
+const HEADERS: [&str; 34] = [
     "",
     "Nov 23 15:54:28 ",
     "Nov 03 15:54:28 ",
@@ -58,6 +58,25 @@ const HEADERS: [&str; 19] = [
     "<20>1 2026-11-23T16:37:33.731760+00:00 vm dovecot - - -  ",
     "<20>1 2026-11-23T16:37:33.731760+00:00 vm dovecot 21617 - - ",
     "1 2026-11-23T16:37:33Z vm dovecot - - - \u{feff}",
+    // The tag is missing: a relay took "master" for it.
+    "Nov 23 16:37:33 vm ",
+    // Docker's syslog driver, with and without a syslog daemon in the container; Dovecot's standard error under systemd.
+    "Nov 23 16:37:33 vm mailserver[1234]: Nov 23 16:37:33 ",
+    "<30>Nov 23 16:37:33 vm docker/0a1b2c3d4e5f[1234]: Nov 23 16:37:33 box dovecot: ",
+    "<30>1 2026-11-23T16:37:33Z vm mailserver 1234 mailserver - Nov 23 16:37:33 ",
+    "2026-11-23T16:39:24+0000 vm dovecot[21617]: Nov 23 16:37:33 ",
+    // `docker logs -t`, `kubectl logs --timestamps --prefix`, `docker compose logs`.
+    "2026-11-23T16:37:33.123456789Z Nov 23 16:37:33 ",
+    "[pod/dovecot-0/dovecot] Nov 23 16:37:33 ",
+    "[pod/dovecot-0/dovecot] 2026-11-23T16:37:33.123456789Z Nov 23 16:37:33 ",
+    "mailserver-dovecot-1  | Nov 23 16:37:33 ",
+    "mailserver-dovecot-1  | ",
+    // containerd, CRI-O, podman.
+    "2026-11-23T16:37:33.123456789Z stderr F Nov 23 16:37:33 ",
+    "2026-11-23T16:37:33.123456789+01:00 stdout F Nov 23 16:37:33 ",
+    "2026-11-23T16:37:33.123456789Z stderr F ",
+    "2026-11-23T16:37:33.123456789Z stdout F 2026-11-23T16:37:33.731760+00:00 box dovecot: ",
+    "2026-11-23T16:37:33.123456789Z stdout F <20>1 2026-11-23T16:37:33Z vm dovecot - - -  ",
 ];
 
 #[test]
@@ -69,9 +88,182 @@ fn every_header() {
             "{header}master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped"
         );
         assert_eq!(parse(line.as_bytes()), warning("imap-login", LimitKind::Process, 5), "{line}");
-        let line = format!("{header}master: Warning: SIGHUP received - reloading configuration");
-        assert_eq!(parse(line.as_bytes()), Some(Event::Reload), "{line}");
+        for end in ["", "\r", "#015"] {
+            let line = format!("{header}master: Warning: SIGHUP received - reloading configuration{end}");
+            assert_eq!(parse(line.as_bytes()), Some(Event::Reload), "{line}");
+        }
+        let line = format!(
+            "{header}imap-login: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<>, rip=::1"
+        );
+        assert_eq!(parse(line.as_bytes()), Some(Event::QueueFullKill(service("imap-login"))), "{line}");
     }
+}
+
+#[test]
+fn docker_writes_json() {
+    let text = "Nov 23 16:37:33 master: Warning: SIGHUP received - reloading configuration";
+    for (line, expected) in [
+        (format!(r#"{{"log":"{text}\n","stream":"stderr","time":"2026-11-23T16:37:33.123456789Z"}}"#), true),
+        (
+            format!(
+                r#"{{"log":"{text}\r\n","stream":"stderr","attrs":{{"tag":"x"}},"time":"2026-11-23T16:37:33Z"}}"#
+            ),
+            true,
+        ),
+        (format!(r#"{{"log":"\u004e{}\n","stream":"stdout","time":"x"}}"#, &text[1..]), true),
+        // A piece.
+        (format!(r#"{{"log":"{text}","stream":"stderr","time":"2026-11-23T16:37:33Z"}}"#), false),
+        (format!(r#"{{"log":"x\n{text}\n","stream":"stderr","time":"2026-11-23T16:37:33Z"}}"#), false),
+        (format!(r#"{{"log":"user=<\"log\":\"{text}\n","stream":"stderr"}}"#), false),
+        (format!(r#"{{"log":"{text}\n""#), false),
+    ] {
+        assert_eq!(parse(line.as_bytes()), expected.then_some(Event::Reload), "{line}");
+    }
+}
+
+#[test]
+fn a_daemon_may_write_one_line_for_many() {
+    let text = "master: Warning: SIGHUP received - reloading configuration";
+    for (line, expected) in [
+        (format!("Nov 23 16:37:33 vm dovecot: message repeated 3 times: [ {text}]"), Some(3)),
+        (
+            format!("2026-11-23T16:37:33.731760+00:00 vm dovecot: message repeated 999999 times: [ {text}]"),
+            Some(999_999),
+        ),
+        (format!("Nov 23 16:37:33 vm dovecot: message repeated 1000000 times: [ {text}]"), None),
+        (format!("Nov 23 16:37:33 vm dovecot: message repeated x times: [ {text}]"), None),
+        (format!("Nov 23 16:37:33 vm dovecot: message repeated 3 times: [ {text}"), None),
+        (format!("Nov 23 16:37:33 vm dovecot: imap-login: message repeated 3 times: [ {text}]"), None),
+        (
+            format!(
+                "Nov 23 16:37:33 vm dovecot: message repeated 3 times: [ message repeated 3 times: [ {text}]]"
+            ),
+            None,
+        ),
+    ] {
+        assert_eq!(times(line.as_bytes()), expected.map(|times| (Event::Reload, times)), "{line}");
+    }
+}
+
+fn service(name: &str) -> Service {
+    Service::parse(name).expect("a name")
+}
+
+/// As Dovecot 2.3 and 2.4 log them to a file, and through syslog.
+#[test]
+fn what_else_is_counted() {
+    let kill = |name| Event::QueueFullKill(service(name));
+    let lost = |name| Event::HandoverFailure(service(name));
+    let failed = |name, failure| Event::Failure(service(name), failure);
+    let client = "(client-pid=20225, client-id=1, rip=127.0.0.1, created 9988 msecs ago, received 0/4 bytes)";
+    let closed = "read() failed: Remote closed connection (destination service { process_limit } reached?)";
+    let core = " - set CORE_OUTOFMEM=1 environment to get core dump)";
+    let memory = "(Out of memory (service imap { vsz_limit=200 MB }, you may need to increase it)";
+    for (text, expected) in [
+        (
+            "imap-login: Info: Disconnected: Connection queue full (no auth attempts in 1 secs): user=<>, rip=127.0.0.1",
+            kill("imap-login"),
+        ),
+        (
+            "imap-login: Disconnected: Connection queue full (auth failed, 1 attempts in 6 secs): user=<u1>, method=PLAIN",
+            kill("imap-login"),
+        ),
+        (
+            "pop3-login: Info: Disconnected: Connection queue full (client didn't finish SASL auth, waited 4 secs): user=<>",
+            kill("pop3-login"),
+        ),
+        (
+            "managesieve-login: Info: Login aborted: Connection queue full (client_limit and process_limit was hit and this login session was killed.) (process_full): user=<>, rip=::1",
+            kill("managesieve-login"),
+        ),
+        (
+            "submission-login: Info: Login aborted: Connection queue full (no auth attempts in 0 secs) (no_auth_attempts): user=<>",
+            kill("submission-login"),
+        ),
+        (&format!("imap-login: Error: master(imap): {closed} {client}"), lost("imap")),
+        (&format!("managesieve-login: Error: master(sieve): {closed} {client}"), lost("managesieve")),
+        (
+            &format!(
+                "imap-login: Error: master(imap): net_connect_unix(imap) failed: Resource temporarily unavailable - http://wiki2.dovecot.org/SocketUnavailable {client}"
+            ),
+            lost("imap"),
+        ),
+        (
+            &format!(
+                "submission-login: Error: master(submission): net_connect_unix(submission) failed: Resource temporarily unava {client}"
+            ),
+            lost("submission"),
+        ),
+        (
+            "imap-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10): user=<u1>, method=PLAIN",
+            Event::UserConnectionLimit,
+        ),
+        (
+            "imap-login: Info: Login aborted: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1) (connection limit reached, 1/1 successful auths in 0 secs) (connection_limit): user=<u1>",
+            Event::UserConnectionLimit,
+        ),
+        (
+            "master: Error: service(pop3): command startup failed, throttling for 2.000 secs",
+            failed("pop3", Failure::Throttled),
+        ),
+        (
+            "master: Error: service(pop3): command startup failed, throttling for 60 secs",
+            failed("pop3", Failure::Throttled),
+        ),
+        (
+            "master: Error: service(imap): Initial status notification not received in 30 seconds, killing the process",
+            failed("imap", Failure::StartupTimeout),
+        ),
+        (
+            "master: Error: service(imap-login): fork() failed: Resource temporarily unavailable (ulimit -u 96365 reached?)",
+            failed("imap-login", Failure::ForkFailed),
+        ),
+        (
+            &format!(
+                "imap(u1)<21111><GveMPPxg699/AAAC>: Fatal: master: service(imap): child 21111 returned error 83 {memory}{core}"
+            ),
+            failed("imap", Failure::OutOfMemory),
+        ),
+        (
+            &format!("imap(u1): Fatal: master: service(imap): child 21111 returned error 83 {memory})"),
+            failed("imap", Failure::OutOfMemory),
+        ),
+        (
+            &format!("imap: Fatal: master: service(imap): child 21111 returned error 83 {memory}{core}"),
+            failed("imap", Failure::OutOfMemory),
+        ),
+        (
+            "master: Info: Dovecot v2.3.19.1 (9b53102964) starting up for imap, pop3, submission, sieve (core dumps disabled)",
+            Event::Start,
+        ),
+        ("master: Dovecot v2.4.1-4 (7d8c0e5759) starting up for imap", Event::Start),
+    ] {
+        for header in ["Nov 24 02:08:57 ", "2026-11-24T02:08:57.123456+00:00 vm dovecot: "] {
+            let line = format!("{header}{text}");
+            assert_eq!(parse(line.as_bytes()), Some(expected.clone()), "{line}");
+        }
+    }
+}
+
+#[test]
+fn what_a_client_may_have_begun() {
+    let mut found = 0;
+    let mut take = |line: &str, before| {
+        let forged = super::take(line.as_bytes(), before, &mut |_| {
+            found += 1;
+            true
+        });
+        (forged, std::mem::take(&mut found))
+    };
+    let kill = "Nov 24 02:18:08 imap-login: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<>";
+    let reload = "Nov 24 02:18:08 master: Warning: SIGHUP received - reloading configuration";
+    assert_eq!(take(kill, Before::Lines), (false, 1));
+    assert_eq!(take(kill, Before::LongLine), (true, 0));
+    assert_eq!(take(kill, Before::Piece), (true, 0));
+    // No client makes a process say that it is the master.
+    assert_eq!(take(reload, Before::LongLine), (false, 1));
+    assert_eq!(take(reload, Before::Piece), (true, 0));
+    assert_eq!(take("Nov 24 02:18:08 imap-login: Info: Login: user=<master>", Before::Piece), (false, 0));
 }
 
 #[test]
@@ -154,6 +346,33 @@ fn what_is_no_event() {
         "Nov 23 16:18:23 imap-login: Error: master(imap): read() failed: Remote closed connection (destination service \
          { process_limit } reached?) (client-pid=41464, client-id=1)",
         "Nov 23 16:18:23 auth: Warning: SIGHUP received - reloading configuration",
+        // An over-long command, in spite of its reason.
+        "Nov 23 16:18:23 imap-login: Info: Login aborted: Input buffer full (client_limit and process_limit was hit and this login session was killed.) (process_full): user=<>",
+        "Nov 23 16:18:23 imap-login: Info: Disconnected: Connection queue full: user=<>",
+        "Nov 23 16:18:23 imap-login: Info: Disconnected: Connection queue full (x<y): user=<>",
+        "Nov 23 16:18:23 imap-login: Info: Disconnected: Connection queue full (no auth attempts in 4 secs) x",
+        "Nov 23 16:18:23 imap-login: Info: Login: user=<Disconnected: Connection queue full (no auth attempts in 4 secs): >",
+        "Nov 23 16:18:23 imap-login: Debug: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<>",
+        "Nov 23 16:18:23 imap(u1)<5><x>: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<>",
+        "Nov 23 16:18:23 imap: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<>",
+        "Nov 23 16:18:23 imap-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_user: user=<>",
+        "Nov 23 16:18:23 imap-login: Error: master(imap): read() failed: Remote closed connection (destination service { process_limit } reached?) (client-pid=1, client-id=1, rip=x, created 1 msecs ago, received 0/4 bytes): user=<>",
+        "Nov 23 16:18:23 imap-login: Error: master(imap): net_connect_unix(pop3) failed: Resource temporarily unavailable (client-pid=1, client-id=1, rip=::1, created 1 msecs ago, received 0/4 bytes)",
+        "Nov 23 16:18:23 master: Error: service(imap): command startup failed, throttling for x secs",
+        "Nov 23 16:18:23 imap-login: Info: master: Error: service(imap): command startup failed, throttling for 2 secs",
+        // The name of a user may hold anything.
+        "Nov 23 16:18:23 imap(u: v)<7><x>: Fatal: master: service(imap): child 7 returned error 83 (Out of memory (service imap { vsz_limit=2 MB }, you may need to increase it))",
+        "Nov 23 16:18:23 imap(u1)<8><x>: Fatal: master: service(imap): child 7 returned error 83 (Out of memory (service imap { vsz_limit=2 MB }, you may need to increase it))",
+        "Nov 23 16:18:23 imap(u1)<7><x>: Fatal: master: service(imap): child 7 returned error 83 (Out of memory (service pop3 { vsz_limit=2 MB }, you may need to increase it))",
+        "Nov 23 16:18:23 imap(u1)<7><x>: Info: Fatal: master: service(imap): child 7 returned error 83 (Out of memory (service imap { vsz_limit=2 MB }, you may need to increase it))",
+        "Nov 23 16:18:23 imap(u1)<7><x>: Fatal: master: service(imap): child 7 returned error 83 (Out of memory)",
+        "Nov 23 16:18:23 imap(u1)<7><x>: Fatal: master: service(imap): child 7 killed with signal 9",
+        "Nov 23 16:18:23 master: Info: Dovecot v2.3.19.1 (x) starting up",
+        // A second header only behind the first.
+        &format!("2026-11-23T16:37:33Z stderr P {DROP}"),
+        &format!("Nov 23 16:18:23 Nov 23 16:18:23 Nov 23 16:18:23 {DROP}"),
+        &format!("[pod/x y] {DROP}"),
+        &format!("imap-login: Info  | {DROP}"),
         "Nov 23 16:18:23 master: Warning: SIGHUP received - reloading configuration again",
         "",
     ];
