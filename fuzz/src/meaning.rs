@@ -3,9 +3,13 @@
 use std::sync::LazyLock;
 
 use dovecot_capacity_exporter::{
-    log::grammar::{Event, Failure},
+    log::{
+        grammar::{Event, Failure},
+        lines::MAX_LINE,
+    },
     service::LimitKind,
 };
+use memchr::memmem;
 use regex::bytes::{Captures, Regex};
 use serde::Deserialize;
 
@@ -241,6 +245,23 @@ fn number_of(digits: &[u8]) -> Option<u32> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What the program is known to take otherwise than documented, none of which Dovecot or a runtime writes unless a
+/// client has it so. An entry goes when the program's code does as the documents say.
+pub fn is_known(line: &[u8]) -> bool {
+    let holds = |text: &[u8]| memmem::find(line, text).is_some();
+    let digits = line.split(|byte| !byte.is_ascii_digit());
+    // A text that ends in a backslash and an `n` is taken for one that ends in a newline, and so is what is no JSON.
+    (holds(br#"\n","#) && is_piece(line))
+        // A client's name that looks like the death of a process hides what happened to that client.
+        || (holds(b"Fatal: master: service(") && of(line).is_some_and(|meaning| meaning.of_client))
+        // Whether a hole that is not at the start of the log belongs to a line depends on the block.
+        || line.contains(&0)
+        // Whether a line that is too long is a piece depends on the block.
+        || (line.len() > MAX_LINE && is_piece(line))
+        // More digits than a limit has, of which the first are 0.
+        || digits.into_iter().any(|digits| digits.len() > 10 && digits[0] == b'0')
 }
 
 /// The program's event in the same words.

@@ -14,7 +14,6 @@ use dovecot_capacity_exporter_fuzz::{
     reached::Reached,
 };
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
-use memchr::memmem;
 use std::sync::LazyLock;
 
 static REACHED: Reached = Reached::new();
@@ -30,7 +29,7 @@ fuzz_target!(init: {
     let text = &log[log.iter().take_while(|byte| **byte == 0).count()..];
     let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
     let unfinished = lines.pop().unwrap_or_default();
-    if lines.iter().any(|line| is_known(line)) || is_known(unfinished) {
+    if lines.iter().any(|line| meaning::is_known(line)) || meaning::is_known(unfinished) {
         return;
     }
     lines.iter().for_each(|line| expected.line(line));
@@ -49,23 +48,6 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     REACHED.begin();
     change(data, size, seed, |data| libfuzzer_sys::fuzzer_mutate(data, size, max_size))
 });
-
-/// What the program is known to take otherwise than documented, none of which Dovecot or a runtime writes unless a
-/// client has it so. An entry goes when the program's code does as the documents say.
-fn is_known(line: &[u8]) -> bool {
-    let holds = |text: &[u8]| memmem::find(line, text).is_some();
-    let digits = line.split(|byte| !byte.is_ascii_digit());
-    // A text that ends in a backslash and an `n` is taken for one that ends in a newline, and so is what is no JSON.
-    (holds(br#"\n","#) && meaning::is_piece(line))
-        // A client's name that looks like the death of a process hides what happened to that client.
-        || (holds(b"Fatal: master: service(") && meaning::of(line).is_some_and(|meaning| meaning.of_client))
-        // Whether a hole that is not at the start of the log belongs to a line depends on the block.
-        || line.contains(&0)
-        // Whether a line that is too long is a piece depends on the block.
-        || (line.len() > MAX_LINE && meaning::is_piece(line))
-        // More digits than a limit has, of which the first are 0.
-        || digits.into_iter().any(|digits| digits.len() > 10 && digits[0] == b'0')
-}
 
 /// As the program reads: what was not taken is given again; and now and then it is started again.
 fn read(log: &[u8], random: &mut Random) -> Told {

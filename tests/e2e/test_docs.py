@@ -10,6 +10,7 @@ from lab import Dovecot, Exporter, exporter_path, http_get, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+LOGS = (ROOT / "docs/LOGS.md").read_text()
 FENCES = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
 BLOCKS = [text for language, text in FENCES if language == "conf"]
 PROSE = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
@@ -27,6 +28,27 @@ class Commands(unittest.TestCase):
         }
         run_by_make = {"cargo build --release", "make test"}
         self.assertEqual(set(COMMANDS), run_here | run_by_make)
+
+    def test_sources(self):
+        """The flags of docs/LOGS.md are taken; what they do is test_sources' and test_state's."""
+        commands = [line[4:] for line in LOGS.splitlines() if line.startswith("    ")]
+        self.assertEqual(len(commands), 4)
+        for command in commands:
+            with self.subTest(command), tempfile.TemporaryDirectory() as folder:
+                program, pipe, end = exporter_path(), "true | ", " --web.listen-address=127.0.0.1:0"
+                flags = command.partition("dovecot-capacity-exporter ")[2]
+                feed = pipe if command.startswith("dovecot -F") else ""
+                server = subprocess.Popen(
+                    ["sh", "-c", f"{feed}exec {program} {flags}{end}"], cwd=folder, stderr=subprocess.PIPE, text=True
+                )
+                try:
+                    lines = []
+                    wait_until(lambda: lines.append(server.stderr.readline()) or "listening" in lines[-1], 20, command)
+                    name = flags.partition("=")[2].strip("'") or "journal:dovecot"
+                    self.assertIn(f"message=following log={name}", "".join(lines).replace('"', ""))
+                finally:
+                    server.terminate()
+                    server.communicate()
 
     def test_demo(self):
         demo = subprocess.run(["make", "-C", ROOT, "demo"], capture_output=True, text=True, timeout=300)
