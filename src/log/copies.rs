@@ -1,6 +1,6 @@
 //! Tells when somebody else has the log open: copytruncate copies it, and then destroys what we have not read.
 //!
-//! The log's writer has it open all the time, so that what it writes costs no event.
+//! The log's writer has it open all the time, so that what it writes costs no event until somebody else opens it.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use rustix::{
     fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
 };
 
-/// The shortest time between two looks at a log that is copied.
-const SHORTEST: Duration = Duration::from_micros(100);
-/// A copy that has taken so many times as long as we leave between two looks will not end between them, most likely.
-const PATIENCE: u32 = 50;
+/// Who opens a log may copy it for so long, and then truncate it.
+const COPY_TIME: Duration = Duration::from_secs(60);
+/// Who has copied it may have another command truncate it within this time.
+const TRUNCATE_TIME: Duration = Duration::from_secs(1);
 
 /// Watches some files for others that open them.
 #[derive(Debug)]
@@ -25,36 +25,58 @@ pub struct Copies {
     inotify: OwnedFd,
     /// By path, the watch of the file that it led to.
     watches: BTreeMap<PathBuf, i32>,
-    /// When a log was last opened, or closed by who could only read it: then a second command may truncate it.
-    since: Option<Instant>,
+    /// Until when somebody may truncate a log, as far as its readers tell.
+    until: Option<Instant>,
+    /// Every write is watched for, too.
+    closely: bool,
 }
 
 impl Copies {
     /// A watch of no file yet; nothing if the system has no inotify instance left.
     pub fn new() -> Option<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
-        Some(Self { inotify, watches: BTreeMap::new(), since: None })
+        Some(Self { inotify, watches: BTreeMap::new(), until: None, closely: false })
     }
 
     /// Watches what `path` leads to now, and no longer what it led to before.
     pub fn watch(&mut self, path: &Path) {
-        let events = WatchFlags::OPEN | WatchFlags::CLOSE_WRITE | WatchFlags::CLOSE_NOWRITE;
-        let Ok(watch) = inotify::add_watch(&self.inotify, path, events) else { return };
+        let Ok(watch) = self.add(path) else { return };
         if let Some(before) = self.watches.insert(path.to_owned(), watch).filter(|before| *before != watch) {
             // It fails if the file is gone, and the watch with it.
             let _ = inotify::remove_watch(&self.inotify, before);
         }
     }
 
-    /// How long to leave the logs alone, at most `gap`, by all that has happened to them until `now`.
-    pub fn gap(&mut self, now: Instant, gap: Duration) -> Duration {
+    fn add(&self, path: &Path) -> rustix::io::Result<i32> {
+        let mut events = WatchFlags::OPEN | WatchFlags::CLOSE_WRITE | WatchFlags::CLOSE_NOWRITE;
+        events.set(WatchFlags::MODIFY, self.closely);
+        inotify::add_watch(&self.inotify, path, events)
+    }
+
+    /// Forgets all events until `now`, so that the next one can be waited for: whoever opens a log; and, as long as
+    /// that may end in a truncation, who writes to it.
+    pub fn rearm(&mut self, now: Instant) {
         let mut buffer = [MaybeUninit::uninit(); 1024];
         let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = events.next() {
-            // Who could write has truncated it by now, if at all.
-            self.since = (!event.events().contains(ReadFlags::CLOSE_WRITE)).then_some(now);
+            let event = event.events();
+            if event.contains(ReadFlags::OPEN) {
+                self.until = Some(now + COPY_TIME);
+            } else if event.contains(ReadFlags::CLOSE_NOWRITE) {
+                self.until = Some(now + TRUNCATE_TIME);
+            } else if event.contains(ReadFlags::CLOSE_WRITE) {
+                // Who could write has truncated it by now, if at all.
+                self.until = None;
+            }
         }
-        self.since.map_or(gap, |since| (now.duration_since(since) / PATIENCE).clamp(SHORTEST, gap))
+        let closely = self.until.is_some_and(|until| now < until);
+        if closely != self.closely {
+            self.closely = closely;
+            for path in self.watches.keys() {
+                // It is the same watch, unless the path leads elsewhere now, which is soon found by `watch`.
+                let _ = self.add(path);
+            }
+        }
     }
 }
 

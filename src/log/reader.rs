@@ -133,11 +133,12 @@ impl LogReader {
             self.files.paths().for_each(|path| copies.watch(path));
             self.watched = Some(now);
         }
-        let gap = self.copies.as_mut().map_or(GAP, |copies| copies.gap(now, GAP));
-        let bell = Some(self.bell.as_fd());
+        if let Some(copies) = &mut self.copies {
+            copies.rearm(now);
+        }
+        let (bell, copies) = (Some(self.bell.as_fd()), self.copies.as_ref().map(AsFd::as_fd));
         let rung = if self.read.is_some_and(|read| now.duration_since(read) < FLOW) {
-            let gap = if self.files.more { Duration::ZERO } else { gap };
-            let [rung, _] = wait([bell, self.copies.as_ref().map(AsFd::as_fd)], gap);
+            let [rung, _] = wait([bell, copies], if self.files.more { Duration::ZERO } else { GAP });
             rung
         } else {
             if few {
@@ -145,7 +146,7 @@ impl LogReader {
             }
             let stream = self.stream.as_ref().and_then(Stream::source);
             let journal = self.journal.as_ref().and_then(Journal::source);
-            let [rung, ..] = wait([bell, stream, journal], LOOK);
+            let [rung, ..] = wait([bell, copies, stream, journal], LOOK);
             rung
         };
         self.look |= rung && self.bell.was_rung();

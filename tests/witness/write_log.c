@@ -1,13 +1,14 @@
 /*
- * Writer of numbered warnings, byte for byte as the Dovecot master writes them into its log file.
+ * Writer of numbered warnings, byte for byte as the Dovecot master writes them into its log file, alone or among logins.
  *
  * It is a witness because it knows how many it wrote: one write(2) with O_APPEND for each line, as Dovecot does, and
  * every line has another number, so that a reader can tell lost from counted twice. It knows nothing of who reads.
  *
- *   write_log FILE RATE SECONDS [START]
+ *   write_log FILE RATE SECONDS [START [EVERY]]
  *
- * RATE lines per second (0: as fast as possible) for SECONDS (0: until SIGTERM), numbered from START (1). SIGUSR1 makes
- * it open FILE anew and close the old one, as `doveadm log reopen` makes Dovecot. Prints the number of lines at the end.
+ * RATE lines per second (0: as fast as possible) for SECONDS (0: until SIGTERM), numbered from START (1); every line is a
+ * warning, or only each EVERY-th. SIGUSR1 makes it open FILE anew and close the old one, as `doveadm log reopen` makes
+ * Dovecot. Prints the number of warnings at the end.
  */
 #include <err.h>
 #include <errno.h>
@@ -52,11 +53,14 @@ static void sleep_for(double seconds)
 
 int main(int argc, char **argv)
 {
-    if (argc < 4 || argc > 5)
-        errx(2, "usage: write_log FILE RATE SECONDS [START]");
+    if (argc < 4 || argc > 6)
+        errx(2, "usage: write_log FILE RATE SECONDS [START [EVERY]]");
     const char *path = argv[1];
     double rate = atof(argv[2]), seconds = atof(argv[3]);
-    unsigned long first = argc == 5 ? strtoul(argv[4], NULL, 10) : 1, written = 0;
+    unsigned long first = argc > 4 ? strtoul(argv[4], NULL, 10) : 1, every = argc > 5 ? strtoul(argv[5], NULL, 10) : 1;
+    unsigned long written = 0;
+    if (every == 0)
+        errx(2, "EVERY is at least 1");
 
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGUSR1, &action, NULL);
@@ -85,8 +89,11 @@ int main(int argc, char **argv)
         if (clock != stamped)
             strftime(stamp, sizeof stamp, "%b %d %H:%M:%S", localtime(&clock));
         stamped = clock;
-        int n = snprintf(line, sizeof line, "%s master: Warning: service(imap-login): process_limit (%lu) reached, "
-                                            "client connections are being dropped\n", stamp, first + written);
+        const char *format = (written + 1) % every == 0
+            ? "%s master: Warning: service(imap-login): process_limit (%lu) reached, client connections are being dropped\n"
+            : "%s imap-login: Info: Login: user=<user%lu>, method=PLAIN, rip=192.0.2.7, lip=198.51.100.7, mpid=21617, TLS, "
+              "session=<YkvWm/NgIs9/AAAB>\n";
+        int n = snprintf(line, sizeof line, format, stamp, first + written);
         ssize_t done = write(fd, line, n);
         if (done < 0 && errno == EINTR)
             continue;
@@ -94,6 +101,6 @@ int main(int argc, char **argv)
             err(1, "%s: %zd of %d bytes written after %lu lines", path, done, n, written);
         written++;
     }
-    printf("%lu\n", written);
+    printf("%lu\n", written / every);
     return 0;
 }
