@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::metadata,
     mem::MaybeUninit,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -14,10 +15,10 @@ use rustix::{
     fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
 };
 
-/// Who opens a log may copy it for so long, and then truncate it.
-const COPY_TIME: Duration = Duration::from_secs(60);
-/// Who has copied it may have another command truncate it within this time.
-const TRUNCATE_TIME: Duration = Duration::from_secs(1);
+/// Who has copied a log truncates it, or has another command do so, within this time.
+const TRUNCATE_TIME: Duration = Duration::from_millis(500);
+/// A copy is made of so many bytes in a second at least.
+const COPY_RATE: u32 = 20_000_000;
 
 /// Watches some files for others that open them.
 #[derive(Debug)]
@@ -59,9 +60,12 @@ impl Copies {
         let mut buffer = [MaybeUninit::uninit(); 1024];
         let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
         while let Ok(event) = events.next() {
-            let event = event.events();
+            let (event, wd) = (event.events(), event.wd());
             if event.contains(ReadFlags::OPEN) {
-                self.until = Some(now + COPY_TIME);
+                // Who will write to it opens it, too, and then a long watch would cost a pass for each of its lines.
+                let path = self.watches.iter().find(|(_, watch)| **watch == wd).map(|(path, _)| path);
+                let size = path.and_then(|path| metadata(path).ok()).map_or(0, |found| found.len());
+                self.until = Some(now + TRUNCATE_TIME + Duration::from_secs(size) / COPY_RATE);
             } else if event.contains(ReadFlags::CLOSE_NOWRITE) {
                 self.until = Some(now + TRUNCATE_TIME);
             } else if event.contains(ReadFlags::CLOSE_WRITE) {
