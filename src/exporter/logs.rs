@@ -175,8 +175,11 @@ impl Exporter {
         let mut count = 0;
         for state in states {
             let before = logs.get(count).filter(|before| before.log == state.log);
-            let source = if state.is_journal { "journal" } else { "log" };
-            log_change(source, before.and_then(|before| before.trouble.as_ref()), state.trouble.as_ref());
+            log_change(
+                state.source(),
+                before.and_then(|before| before.trouble.as_ref()),
+                state.trouble.as_ref(),
+            );
             if let Some(known) = logs.get_mut(count) {
                 known.clone_from(state);
             } else {

@@ -114,9 +114,9 @@ impl Reading {
     pub fn sources(&self) -> Vec<(&'static str, Option<&str>)> {
         let mut sources = vec![("procfs", self.census.as_ref().err().map(String::as_str))];
         let none = self.logs.is_empty().then_some("no log has been looked at yet");
-        for (source, is_journal) in [("log", false), ("journal", true)] {
-            let mut logs = self.logs.iter().filter(|log| log.is_journal == is_journal).peekable();
-            if logs.peek().is_some() || none.is_some() && !is_journal {
+        for source in ["log", "journal"] {
+            let mut logs = self.logs.iter().filter(|log| log.source() == source).peekable();
+            if logs.peek().is_some() || none.is_some() && source == "log" {
                 sources.push((source, logs.find_map(|log| log.trouble.as_deref()).or(none)));
             }
         }
@@ -221,8 +221,9 @@ fn add_log(page: &mut Page, log: &LogState) {
         page.add(metric, &[&log.log], whole(value));
     }
     if let Some(progress) = log.progress {
-        page.add(&metrics::LOG_POSITION, &[&log.log], whole(progress.position));
-        page.add(&metrics::LOG_SIZE, &[&log.log], whole(progress.size));
+        let there = progress.files > 0;
+        page.add_known(&metrics::LOG_POSITION, &[&log.log], there.then_some(whole(progress.position)));
+        page.add_known(&metrics::LOG_SIZE, &[&log.log], there.then_some(whole(progress.size)));
         page.add(&metrics::LOG_FILES, &[&log.log], whole(progress.files));
     }
     page.add_known(&metrics::LOG_LAST_READ, &[&log.log], log.last_read.map(since_1970));

@@ -59,4 +59,9 @@ impl LogState {
         let counts = LogCounts::default();
         Self { log: log.into(), is_journal: false, trouble: None, progress: None, last_read: None, counts }
     }
+
+    /// As the label `source` has it.
+    pub fn source(&self) -> &'static str {
+        if self.is_journal { "journal" } else { "log" }
+    }
 }

@@ -119,42 +119,44 @@ fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceRead
 fn write_sources(html: &mut String, reading: &Reading) -> fmt::Result {
     html.push_str("<h2>Sources</h2>\n<div class=\"scroll\"><table class=\"sources\">\n<tbody>\n");
     for (source, trouble) in reading.sources() {
-        let (class, word) = if trouble.is_none() { ("good", "up") } else { ("bad", "down") };
-        let detail = trouble.map_or_else(|| detail(reading, source), ToOwned::to_owned);
-        writeln!(
-            html,
-            "<tr><th scope=\"row\">{source}<td class=\"{class}\">{word}<td class=\"wide\">{}</tr>",
-            Escaped(&detail)
-        )?;
+        let logs: Vec<&LogState> = reading.logs.iter().filter(|log| log.source() == source).collect();
+        for log in &logs {
+            write_source(html, source, log.trouble.as_deref(), &of_log(log))?;
+        }
+        if logs.is_empty() {
+            write_source(html, source, trouble, &detail(reading, source))?;
+        }
     }
     html.push_str("</tbody>\n</table></div>\n");
     Ok(())
 }
 
+fn write_source(html: &mut String, source: &str, trouble: Option<&str>, detail: &str) -> fmt::Result {
+    let (class, word) = if trouble.is_none() { ("good", "up") } else { ("bad", "down") };
+    let detail = Escaped(trouble.unwrap_or(detail));
+    writeln!(
+        html,
+        "<tr><th scope=\"row\">{source}<td class=\"{class}\">{word}<td class=\"wide\">{detail}</tr>"
+    )
+}
+
 fn detail(reading: &Reading, source: &str) -> String {
     match source {
         "procfs" => format!("read in {:.1} ms", reading.duration.as_secs_f64() * 1000.0),
-        "log" => of_logs(reading, false),
-        "journal" => of_logs(reading, true),
         "state" => "kept for the next start".to_owned(),
         _ => "doveconf was read".to_owned(),
     }
 }
 
-fn of_logs(reading: &Reading, is_journal: bool) -> String {
-    let one = |log: &LogState| {
-        let last = log.last_read.map_or_else(
-            || "nothing read since the start".to_owned(),
-            |time| format!("last read {}", ago(time)),
-        );
-        let progress = log.progress.map_or_else(String::new, |progress| {
-            let files =
-                if progress.files == 1 { String::new() } else { format!(", {} files", progress.files) };
-            format!("{files}, {} bytes behind", progress.size - progress.position)
-        });
-        format!("{}, {last}{progress}", log.log)
-    };
-    reading.logs.iter().filter(|log| log.is_journal == is_journal).map(one).collect::<Vec<_>>().join("; ")
+fn of_log(log: &LogState) -> String {
+    let last = log
+        .last_read
+        .map_or_else(|| "nothing read since the start".to_owned(), |time| format!("last read {}", ago(time)));
+    let progress = log.progress.map_or_else(String::new, |progress| {
+        let files = if progress.files == 1 { String::new() } else { format!(", {} files", progress.files) };
+        format!("{files}, {} bytes behind", progress.size - progress.position)
+    });
+    format!("{}, {last}{progress}", log.log)
 }
 
 fn ago(time: SystemTime) -> String {
