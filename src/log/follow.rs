@@ -29,7 +29,7 @@ pub const MAX_RETIRED: usize = 8;
 pub struct Kept {
     /// When the path was last seen to lead to the file that was then read.
     seen: SystemTime,
-    /// Where that file really was, if the path is a link.
+    /// Where the path really led then, if it is a link.
     real: Option<PathBuf>,
     /// How far the files were read, the present one and those that left the path.
     places: Vec<Place>,
@@ -47,6 +47,8 @@ pub struct Follower {
     retired: Vec<Tail>,
     /// When the path was last seen to lead to the current file, by the clock that stamps files.
     seen: SystemTime,
+    /// Where it really led then, if it is a link.
+    real: Option<PathBuf>,
     /// There is nothing at the path.
     pub missing: bool,
     /// When something was last read.
@@ -70,7 +72,7 @@ impl Follower {
                 known.leave(Place::unread(identity, found.len()));
             }
         }
-        let (current, retired, resumed) = (None, vec![], None);
+        let (current, retired, real, resumed) = (None, vec![], None, None);
         let mut follower = Self {
             path,
             trouble: None,
@@ -78,6 +80,7 @@ impl Follower {
             current,
             retired,
             seen,
+            real,
             missing: false,
             read: now,
             there: now,
@@ -95,7 +98,7 @@ impl Follower {
                 known.leave(place.clone());
             }
         }
-        let seen = kept.seen;
+        let (seen, real) = (kept.seen, kept.real.clone());
         let resumed = Some(kept);
         let (current, retired) = (None, vec![]);
         Self {
@@ -105,6 +108,7 @@ impl Follower {
             current,
             retired,
             seen,
+            real,
             missing: false,
             read: now,
             there: now,
@@ -119,8 +123,7 @@ impl Follower {
         }
         let tails = self.current.iter().chain(&self.retired);
         let places = tails.map(|tail| tail.place.clone()).collect();
-        let real = self.path.canonicalize().ok().filter(|real| *real != self.path);
-        Kept { seen: self.seen, real, places }
+        Kept { seen: self.seen, real: self.real.clone(), places }
     }
 
     /// Bytes of the present file that were read.
@@ -230,6 +233,7 @@ impl Follower {
             return Err(ErrorKind::IsADirectory.into());
         }
         let file = File::open(&self.path)?;
+        self.real = self.path.canonicalize().ok().filter(|real| *real != self.path);
         let identity = Identity::of(&file.metadata()?);
         if let Some(index) = self.retired.iter().position(|tail| tail.place.identity == identity) {
             return Ok((self.retired.remove(index), None));
@@ -283,17 +287,20 @@ impl Follower {
     /// Takes up again what an earlier run of the program was reading and what has left the path since.
     fn take_up(&mut self, state: &mut LogState, reader: &mut Reader) {
         let Some(kept) = self.resumed.take() else { return };
-        let Ok(mut there) = siblings::find(&self.path) else {
-            // The folder is away.
-            self.resumed = Some(kept);
-            return;
-        };
-        if let Some(real) = &kept.real {
-            there.extend(siblings::find(real).unwrap_or_default());
-        }
         let now = metadata(&self.path).ok().map(|found| Identity::of(&found));
-        state.counts.rotations +=
-            u64::from(now.is_some_and(|now| kept.places.iter().all(|place| place.identity != now)));
+        let mut there = siblings::find(&self.path).unwrap_or_default();
+        match siblings::find(kept.real.as_ref().unwrap_or(&self.path)) {
+            Ok(more) => there.extend(more),
+            Err(_) if now.is_none() => {
+                // The folder is away.
+                self.resumed = Some(kept);
+                return;
+            }
+            Err(_) => {}
+        }
+        let is_other = now.is_some_and(|now| kept.places.iter().all(|place| place.identity != now));
+        // Where the path led nowhere, nothing was rotated.
+        state.counts.rotations += u64::from(is_other && !kept.places.is_empty());
         for (path, found) in there {
             let identity = Identity::of(&found);
             let was_read = kept.places.iter().any(|place| place.identity == identity);
@@ -316,7 +323,8 @@ impl Follower {
 
     /// Finds, by their names beside the path (`mail.log.1`, `mail.log-20261123`), files with lines that nobody has
     /// read: those that came and went at the path between two looks, born after it was last seen to lead elsewhere;
-    /// and copies of the file that was at the place `before`, which was truncated since.
+    /// and copies of the file that was at the place `before`, which was truncated since, or of one that is read no
+    /// longer.
     fn sweep(&mut self, before: Option<&Place>, state: &mut LogState, reader: &mut Reader) {
         for (path, found) in siblings::find(&self.path).unwrap_or_default() {
             let identity = Identity::of(&found);
@@ -326,13 +334,15 @@ impl Follower {
             let Ok(file) = File::open(path) else { continue };
             let length = read(&file, &mut reader.buffer[..FINGERPRINT], 0).unwrap_or_default();
             let head = &reader.buffer[..length];
-            let copied = before.filter(|before| before.begins_as(head));
+            let is_new = identity.birth.is_some_and(|birth| birth >= self.seen);
+            let left = reader.known.left().filter(|_| is_new);
+            let origin = before.into_iter().chain(left).find(|origin| origin.begins_as(head)).cloned();
             let mut tails = self.current.iter().chain(&self.retired);
-            let place = match copied {
-                Some(before) if before.holds(&file, found.len()).is_ok_and(|holds| holds) => {
-                    Place { identity, ..before.clone() }
+            let place = match origin {
+                Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {
+                    Place { identity, ..origin }
                 }
-                None if identity.birth.is_none_or(|birth| birth < self.seen) => continue,
+                None if !is_new => continue,
                 None if !tails.any(|tail| tail.place.begins_as(head)) => {
                     state.counts.rotations += 1;
                     Place::start(identity)

@@ -381,7 +381,7 @@ impl Ideal {
                 }
                 Some((source, epoch)) => {
                     let place = origin.filter(|origin| origin.0 == source).map(|origin| origin.1);
-                    let place = place.or_else(|| self.known.get(&source).copied().filter(|_| self.is_open(source)));
+                    let place = place.or_else(|| self.known.get(&source).copied());
                     let place = place.filter(|place| place.epoch == epoch && place.offset > 0);
                     self.exact &= place.is_some();
                     self.happened.push("copy");

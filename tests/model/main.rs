@@ -338,7 +338,7 @@ fn counts_what_the_model_counts() {
         let shrunk = runner.run_one(tree, |script| {
             run(&[script], &folder, &mut BTreeMap::new()).map_err(|(_, error)| TestCaseError::fail(error))
         });
-        panic!("{error}\n{shrunk:#?}");
+        panic!("{error}\n{shrunk:?}");
     }
     eprintln!("{statistics:#?}");
     let _ = NAMES;
