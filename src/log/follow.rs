@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    place::{FINGERPRINT, Identity, Place, file_clock},
+    place::{FINGERPRINT, Identity, Place, begin_alike, file_clock},
     siblings,
     state::LogState,
     tail::{Drained, Known, Reader, Tail, read},
@@ -260,8 +260,7 @@ impl Follower {
     fn retire(&mut self, tail: Tail, state: &mut LogState, reader: &mut Reader) {
         self.retired.push(tail);
         if self.retired.len() > MAX_RETIRED {
-            let mut oldest = self.retired.remove(0);
-            while matches!(reader.drain(&mut oldest, state), Ok(Drained::Bytes)) {}
+            let oldest = self.retired.remove(0);
             reader.finish(oldest, state);
         }
     }
@@ -335,15 +334,18 @@ impl Follower {
             let length = read(&file, &mut reader.buffer[..FINGERPRINT], 0).unwrap_or_default();
             let head = &reader.buffer[..length];
             let is_new = identity.birth.is_some_and(|birth| birth >= self.seen);
-            let left = reader.known.left().filter(|_| is_new);
-            let origin = before.into_iter().chain(left).find(|origin| origin.begins_as(head)).cloned();
+            let is_copy = |before: &&Place| {
+                begin_alike(&before.head, head) || !before.head.is_empty() && head.starts_with(&before.head)
+            };
+            let left = || reader.known.left().find(|left| is_new && begin_alike(&left.head, head));
+            let origin = before.filter(is_copy).or_else(left).cloned();
             let mut tails = self.current.iter().chain(&self.retired);
             let place = match origin {
                 Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {
                     Place { identity, ..origin }
                 }
                 None if !is_new => continue,
-                None if !tails.any(|tail| tail.place.begins_as(head)) => {
+                None if !tails.any(|tail| tail.begins_as(head)) => {
                     state.counts.rotations += 1;
                     Place::start(identity)
                 }

@@ -59,6 +59,8 @@ pub struct Ideal {
     pub lines: u64,
     pub bytes: u64,
     pub rotations: u64,
+    /// So many more are as good: a copy of less than a line may be taken for a file that came and went.
+    pub slack: u64,
     pub truncations: u64,
     /// Not only the numbers are certain, but how much was read for them.
     pub exact: bool,
@@ -380,17 +382,29 @@ impl Ideal {
                     Place::default()
                 }
                 Some((source, epoch)) => {
-                    let place = origin.filter(|origin| origin.0 == source).map(|origin| origin.1);
-                    let place = place.or_else(|| self.known.get(&source).copied());
-                    let place = place.filter(|place| place.epoch == epoch && place.offset > 0);
-                    self.exact &= place.is_some();
                     self.happened.push("copy");
-                    let offset = place.map_or(0, |place| place.offset).min(found.bytes.len());
-                    Place { offset, epoch: 0, length: offset }
+                    let length = found.bytes.len();
+                    self.slack += u64::from(!found.bytes.contains(&b'\n'));
+                    let whole = Place { offset: length, epoch: 0, length };
+                    let now_epoch = disk.files[source].epoch == epoch;
+                    let at_origin = origin.filter(|origin| origin.0 == source).map(|origin| origin.1);
+                    let place = at_origin.or_else(|| self.known.get(&source).copied());
+                    match place.filter(|place| place.epoch == epoch && place.offset > 0) {
+                        Some(place) if place.offset > length => whole,
+                        // What it holds will be read there.
+                        _ if at_origin.is_none() && self.is_open(source) && now_epoch => whole,
+                        Some(Place { offset, .. }) => Place { offset, epoch: 0, length: offset },
+                        None => {
+                            self.exact = false;
+                            Place::default()
+                        }
+                    }
                 }
             };
             self.known.insert(file, place);
-            self.retire(here, file, disk);
+            if found.source.is_none() || place.offset < found.bytes.len() {
+                self.retire(here, file, disk);
+            }
         }
         self.read_retired(here, disk);
     }

@@ -169,6 +169,8 @@ impl<'a> Run<'a> {
             counts.rotations += state.counts.rotations;
             counts.truncations += state.counts.truncations;
         }
+        let slack = counts.rotations.saturating_sub(ideal.rotations).min(ideal.slack);
+        counts.rotations -= slack;
         let found = (total, counts.lines, counts.bytes, counts.rotations, counts.truncations);
         let wanted = (numbers.len() as u64, ideal.lines, ideal.bytes, ideal.rotations, ideal.truncations);
         let exact = ideal.exact && ideal.maybe.is_empty();
