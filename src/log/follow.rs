@@ -325,7 +325,10 @@ impl Follower {
     /// and copies of the file that was at the place `before`, which was truncated since, or of one that is read no
     /// longer.
     fn sweep(&mut self, before: Option<&Place>, state: &mut LogState, reader: &mut Reader) {
-        for (path, found) in siblings::find(&self.path).unwrap_or_default() {
+        let mut origins: Vec<Place> = before.into_iter().cloned().collect();
+        // A link may lead elsewhere by now.
+        let here = self.real.as_ref().unwrap_or(&self.path);
+        for (path, found) in siblings::find(here).unwrap_or_default() {
             let identity = Identity::of(&found);
             if reader.known.has(&identity) {
                 continue;
@@ -334,11 +337,11 @@ impl Follower {
             let length = read(&file, &mut reader.buffer[..FINGERPRINT], 0).unwrap_or_default();
             let head = &reader.buffer[..length];
             let is_new = identity.birth.is_some_and(|birth| birth >= self.seen);
-            let is_copy = |before: &&Place| {
-                begin_alike(&before.head, head) || !before.head.is_empty() && head.starts_with(&before.head)
+            let is_copy = |origin: &&Place| {
+                begin_alike(&origin.head, head) || !origin.head.is_empty() && head.starts_with(&origin.head)
             };
             let left = || reader.known.left().find(|left| is_new && begin_alike(&left.head, head));
-            let origin = before.filter(is_copy).or_else(left).cloned();
+            let origin = origins.iter().rev().find(is_copy).or_else(left).cloned();
             let mut tails = self.current.iter().chain(&self.retired);
             let place = match origin {
                 Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {
@@ -355,16 +358,19 @@ impl Follower {
                     continue;
                 }
             };
-            self.keep_reading(file, place, state, reader);
+            origins.push(self.keep_reading(file, place, state, reader));
         }
-        self.read_retired(state, reader);
     }
 
-    /// Reads `file`, which is not at the path, until it has been quiet for long.
-    fn keep_reading(&mut self, file: File, place: Place, state: &mut LogState, reader: &mut Reader) {
+    /// Reads `file`, which is not at the path, from now until it has been quiet for long; returns how far it goes.
+    fn keep_reading(&mut self, file: File, place: Place, state: &mut LogState, reader: &mut Reader) -> Place {
         reader.known.left.remove(&place.identity);
         reader.known.open.insert(place.identity);
-        self.retire(Tail { file, length: place.offset, place, last_byte: reader.now }, state, reader);
+        let mut tail = Tail { file, length: place.offset, place, last_byte: reader.now };
+        while matches!(reader.drain(&mut tail, state), Ok(Drained::Bytes)) {}
+        let end = tail.place.clone();
+        self.retire(tail, state, reader);
+        end
     }
 
     /// Takes what is left in all its files, and ends.

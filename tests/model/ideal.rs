@@ -363,7 +363,8 @@ impl Ideal {
     /// Finds what came and went between two looks, and copies of what was truncated.
     fn sweep(&mut self, here: usize, origin: Option<(usize, Place)>, disk: &Disk) {
         let seen = self.follows[here].seen;
-        for file in self.follows[here].siblings(disk) {
+        let real = self.follows[here].real.or(self.follows[here].name);
+        for file in real.map(|real| disk.siblings(NAMES[real])).unwrap_or_default() {
             let found = &disk.files[file];
             if self.known.contains_key(&file) || found.born.tick < seen.tick {
                 continue;
@@ -393,7 +394,14 @@ impl Ideal {
                         Some(place) if place.offset > length => whole,
                         // What it holds will be read there.
                         _ if at_origin.is_none() && self.is_open(source) && now_epoch => whole,
-                        Some(Place { offset, .. }) => Place { offset, epoch: 0, length: offset },
+                        Some(Place { offset, .. }) => {
+                            if at_origin.is_none() && !found.bytes[..offset].contains(&b'\n') {
+                                // Less than a line was read of the original: nobody can tell that this is a copy.
+                                self.exact = false;
+                                self.maybe.extend(numbers(&found.bytes).take(1));
+                            }
+                            Place { offset, epoch: 0, length: offset }
+                        }
                         None => {
                             self.exact = false;
                             Place::default()
