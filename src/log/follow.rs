@@ -218,6 +218,7 @@ impl Follower {
             origin = Some(old.place.clone());
             self.retire(old, state, reader);
         }
+        new.skip_copied(origin.as_ref().into_iter().chain(reader.known.left()));
         self.current = Some(new);
         self.sweep(origin.as_ref(), state, reader);
         self.seen = now;

@@ -95,6 +95,23 @@ impl Tail {
         let length = read(&self.file, &mut own, 0).unwrap_or_default();
         begin_alike(&self.place.head, head) || begin_alike(&own[..length], head)
     }
+
+    /// Passes over what was read already, if this file, of which nothing was read yet, is a copy of one at one of
+    /// `places`: an editor puts a copy in the place of what it edits.
+    pub fn skip_copied<'a>(&mut self, places: impl Iterator<Item = &'a Place>) {
+        let mut head = [0; FINGERPRINT];
+        let length = read(&self.file, &mut head, 0).unwrap_or_default();
+        let size = self.file.metadata().map_or(0, |found| found.len());
+        let is_origin = |place: &&Place| {
+            begin_alike(&place.head, &head[..length]) && place.holds(&self.file, size).is_ok_and(|holds| holds)
+        };
+        let mut origins = places.filter(|_| self.place.offset == 0).filter(is_origin);
+        if let Some(origin) = origins.next() {
+            let identity = self.place.identity;
+            self.length = origin.offset;
+            self.place = Place { identity, ..origin.clone() };
+        }
+    }
 }
 
 /// What reading a file gave.

@@ -196,13 +196,23 @@ impl Disk {
     pub fn copy(&mut self, name: usize) -> bool {
         let Some(file) = self.at(name).filter(|_| !self.away) else { return false };
         self.shift(name);
-        let to = Self::rotated(name, 1);
-        let (copy, mut handle) = self.make(&to);
+        self.copy_to(file, &Self::rotated(name, 1));
+        true
+    }
+
+    fn copy_to(&mut self, file: usize, to: &str) {
+        let (copy, mut handle) = self.make(to);
         let bytes = self.files[file].bytes.clone();
         handle.write_all(&bytes).unwrap();
         self.files[copy].bytes = bytes;
         self.files[copy].source = Some((file, self.files[file].epoch));
-        true
+    }
+
+    /// Whether only this log leads to its file, and only its writer writes there.
+    fn is_alone(&self, name: usize) -> bool {
+        let file = self.at(name);
+        self.names.values().filter(|other| Some(**other) == file).count() == 1
+            && self.writers.iter().all(|(other, writer)| *other == name || Some(writer.file) != file)
     }
 
     pub fn truncate(&mut self, name: usize) -> bool {
@@ -235,7 +245,7 @@ impl Disk {
 
     pub fn restore(&mut self, name: usize) -> bool {
         let from = Self::rotated(name, 1);
-        let there = !self.away && self.names.contains_key(&from);
+        let there = !self.away && self.names.get(&from).is_some_and(|file| self.files[*file].source.is_none());
         if there {
             self.rename(&from, NAMES[name]);
         }
@@ -265,7 +275,7 @@ impl Disk {
 
     /// Rotates a log; returns whether it could be.
     pub fn rotate(&mut self, name: usize, style: Style) -> bool {
-        if self.away || self.at(name).is_none() {
+        if self.away || self.at(name).is_none() || matches!(style, Style::Edit) && !self.is_alone(name) {
             return false;
         }
         let log = NAMES[name];
@@ -301,6 +311,10 @@ impl Disk {
                 }
                 self.rename("new", log);
             }
+            Style::Edit => {
+                self.copy_to(self.at(name).unwrap(), "new");
+                self.rename("new", log);
+            }
             Style::Rewrite => {
                 let lines = self.files[self.at(name).unwrap()].bytes.len() / 100 + 2;
                 self.truncate(name);
@@ -309,7 +323,7 @@ impl Disk {
             }
         }
         match style {
-            Style::Create | Style::Date | Style::CopyDelete | Style::Delete => self.open(name),
+            Style::Create | Style::Date | Style::CopyDelete | Style::Delete | Style::Edit => self.open(name),
             Style::CreateKeep => {
                 self.make(log);
                 true

@@ -230,7 +230,9 @@ impl Ideal {
         if place.epoch != disk.files[file].epoch {
             *place = Place { epoch: disk.files[file].epoch, offset: 0, ..*place };
         }
-        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1).max(place.offset);
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        // A line that was entered in its middle is passed over as it comes.
+        let end = if place.offset > end { bytes.len() } else { end };
         self.lines += bytes[place.offset..end].iter().filter(|byte| **byte == b'\n').count() as u64;
         self.bytes += (end - place.offset) as u64;
         let grown = place.length != bytes.len();
@@ -331,10 +333,27 @@ impl Ideal {
         }
         self.follows[here].current = Some(file);
         self.follows[here].real = Some(self.follows[here].target(disk));
+        self.skip_copied(file, disk);
         self.sweep(here, origin, disk);
         self.follows[here].seen = disk.now;
         self.read_current(here, disk);
         true
+    }
+
+    /// Passes over what was read of the original of a copy.
+    fn skip_copied(&mut self, file: usize, disk: &Disk) {
+        let (found, at_start) = (&disk.files[file], self.known[&file].offset == 0);
+        let Some((source, epoch)) = found.source.filter(|_| at_start) else { return };
+        let place = self.known.get(&source).filter(|place| place.epoch == epoch && place.offset > 0);
+        let Some(Place { offset, .. }) = place.copied().filter(|place| place.offset <= found.bytes.len()) else {
+            self.exact = false;
+            return;
+        };
+        if !found.bytes[..offset].contains(&b'\n') {
+            self.exact = false;
+            self.maybe.extend(numbers(&found.bytes).take(1));
+        }
+        self.known.insert(file, Place { offset, epoch: found.epoch, length: offset });
     }
 
     /// Finds again, after a start, what the program was reading.
@@ -352,6 +371,7 @@ impl Ideal {
             if kept.contains(&file) && present != Some(file) && !self.is_open(file) && !self.is_truncated(file, disk) {
                 self.happened.push("taken up");
                 self.enter(file, disk);
+                self.read(file, disk);
                 self.retire(here, file, disk);
             }
         }
@@ -363,6 +383,7 @@ impl Ideal {
     /// Finds what came and went between two looks, and copies of what was truncated.
     fn sweep(&mut self, here: usize, origin: Option<(usize, Place)>, disk: &Disk) {
         let seen = self.follows[here].seen;
+        let mut origins: Vec<_> = origin.into_iter().collect();
         let real = self.follows[here].real.or(self.follows[here].name);
         for file in real.map(|real| disk.siblings(NAMES[real])).unwrap_or_default() {
             let found = &disk.files[file];
@@ -388,7 +409,7 @@ impl Ideal {
                     self.slack += u64::from(!found.bytes.contains(&b'\n'));
                     let whole = Place { offset: length, epoch: 0, length };
                     let now_epoch = disk.files[source].epoch == epoch;
-                    let at_origin = origin.filter(|origin| origin.0 == source).map(|origin| origin.1);
+                    let at_origin = origins.iter().find(|origin| origin.0 == source).map(|origin| origin.1);
                     let place = at_origin.or_else(|| self.known.get(&source).copied());
                     match place.filter(|place| place.epoch == epoch && place.offset > 0) {
                         Some(place) if place.offset > length => whole,
@@ -411,9 +432,14 @@ impl Ideal {
             };
             self.known.insert(file, place);
             if found.source.is_none() || place.offset < found.bytes.len() {
+                self.read(file, disk);
+                // A later copy goes on where this one ends.
+                if let Some((source, epoch)) = found.source {
+                    let end = Place { epoch, ..self.known[&file] };
+                    origins.insert(0, (source, end));
+                }
                 self.retire(here, file, disk);
             }
         }
-        self.read_retired(here, disk);
     }
 }

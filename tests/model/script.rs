@@ -28,6 +28,8 @@ pub enum Style {
     Twice,
     /// A file that is longer takes its place.
     Replace,
+    /// A copy of it takes its place, as after an editor.
+    Edit,
     /// It is truncated and longer than before at once.
     Rewrite,
 }
@@ -53,7 +55,7 @@ pub enum Step {
     RemoveRotated(usize),
     /// The newest rotated file is compressed.
     Compress(usize),
-    /// The newest rotated file takes the place of the log again.
+    /// The newest rotated file, if it is no copy, takes the place of the log again.
     Restore(usize),
     /// The second log becomes another name of the first one's file.
     HardLink(usize, usize),
@@ -93,7 +95,7 @@ pub struct Script {
 fn style() -> impl Strategy<Value = Style> {
     use Style::*;
     prop::sample::select(vec![
-        Create, Create, Date, NoCreate, CreateKeep, CopyTruncate, CopyTruncate, CopyDelete, Delete, Twice, Replace, Rewrite,
+        Create, Create, Date, NoCreate, CreateKeep, CopyTruncate, CopyTruncate, CopyDelete, Delete, Twice, Replace, Rewrite, Edit,
     ])
 }
 
