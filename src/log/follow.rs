@@ -174,7 +174,7 @@ impl Follower {
         start.lines = tail.place.lines.across_files();
         let before = std::mem::replace(&mut tail.place, start);
         tail.length = 0;
-        self.sweep(Some(&before), state, reader);
+        self.sweep(vec![before], state, reader);
         if let Some(tail) = &mut self.current {
             reader.drain(tail, state)?;
         }
@@ -205,8 +205,8 @@ impl Follower {
         }
         let (mut new, before) = self.open(reader.known, reader.now)?;
         self.size = found.len();
-        let mut origin = before;
-        state.counts.truncations += u64::from(origin.is_some());
+        state.counts.truncations += u64::from(before.is_some());
+        let mut origins: Vec<Place> = before.into_iter().collect();
         if let Some(mut old) = self.current.take() {
             state.counts.rotations += 1;
             // What was written to it before the path changed, and what its writer still writes, is yet to be read.
@@ -215,12 +215,12 @@ impl Follower {
                 new.place.lines = old.place.lines.across_files();
             }
             while matches!(reader.drain(&mut old, state), Ok(Drained::Bytes)) {}
-            origin = Some(old.place.clone());
+            origins.push(old.place.clone());
             self.retire(old, state, reader);
         }
-        new.skip_copied(origin.as_ref().into_iter().chain(reader.known.left()));
+        new.skip_copied(origins.iter().chain(reader.known.left()));
         self.current = Some(new);
-        self.sweep(origin.as_ref(), state, reader);
+        self.sweep(origins, state, reader);
         self.seen = now;
         self.read_current(state, reader)?;
         Ok(true)
@@ -317,16 +317,15 @@ impl Follower {
             }
         }
         if now.is_none() {
-            self.sweep(None, state, reader);
+            self.sweep(vec![], state, reader);
         }
     }
 
     /// Finds, by their names beside the path (`mail.log.1`, `mail.log-20261123`), files with lines that nobody has
     /// read: those that came and went at the path between two looks, born after it was last seen to lead elsewhere;
-    /// and copies of the file that was at the place `before`, which was truncated since, or of one that is read no
+    /// and copies of files that were read up to `origins` and truncated or left since, or of those that are read no
     /// longer.
-    fn sweep(&mut self, before: Option<&Place>, state: &mut LogState, reader: &mut Reader) {
-        let mut origins: Vec<Place> = before.into_iter().cloned().collect();
+    fn sweep(&mut self, mut origins: Vec<Place>, state: &mut LogState, reader: &mut Reader) {
         // A link may lead elsewhere by now.
         let here = self.real.as_ref().unwrap_or(&self.path);
         for (path, found) in siblings::find(here).unwrap_or_default() {

@@ -150,9 +150,9 @@ impl Disk {
         if let Some(part) = part {
             let number = self.next();
             let whole = text(number);
-            // Neither part is a line by itself.
-            let start = "Nov 23 15:54:28 master: W".len();
-            let (begin, rest) = whole.split_at(start + (whole.len() - 2 - start) * part / 100);
+            // Neither part is a warning by itself, nor with a whole one: a service may have any name.
+            let (start, end) = ("Nov 23 15:54:28 master: W".len(), whole.find('(').unwrap());
+            let (begin, rest) = whole.split_at(start + (end - start) * part / 100);
             self.append(writer.file, &writer.handle, begin);
             self.files[writer.file].begun = Some(number);
             rest.clone_into(&mut writer.rest);
@@ -221,7 +221,7 @@ impl Disk {
         let file = &mut self.files[file];
         file.bytes.clear();
         file.epoch += 1;
-        file.begun = None;
+        (file.begun, file.source) = (None, None);
         true
     }
 

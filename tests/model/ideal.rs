@@ -248,7 +248,7 @@ impl Ideal {
         self.truncations += 1;
         self.happened.push("truncated");
         let before = self.known.insert(file, Place::default());
-        self.sweep(here, before.map(|before| (file, before)), disk);
+        self.sweep(here, before.map(|before| (file, before)).into_iter().collect(), disk);
         self.read(file, disk);
         true
     }
@@ -315,12 +315,12 @@ impl Ideal {
             }
             return false;
         }
-        let mut origin = None;
+        let mut origins = vec![];
         if let Some(own) = own {
             self.follows[here].retired.remove(own);
         } else {
-            origin = self.enter(file, disk).map(|before| (file, before));
-            self.truncations += u64::from(origin.is_some());
+            origins.extend(self.enter(file, disk).map(|before| (file, before)));
+            self.truncations += origins.len() as u64;
         }
         if let Some(old) = self.follows[here].current.take() {
             self.rotations += 1;
@@ -328,13 +328,13 @@ impl Ideal {
             if !self.is_truncated(old, disk) {
                 self.read(old, disk);
             }
-            origin = Some((old, self.known[&old]));
+            origins.push((old, self.known[&old]));
             self.retire(here, old, disk);
         }
         self.follows[here].current = Some(file);
         self.follows[here].real = Some(self.follows[here].target(disk));
         self.skip_copied(file, disk);
-        self.sweep(here, origin, disk);
+        self.sweep(here, origins, disk);
         self.follows[here].seen = disk.now;
         self.read_current(here, disk);
         true
@@ -376,14 +376,13 @@ impl Ideal {
             }
         }
         if present.is_none() {
-            self.sweep(here, None, disk);
+            self.sweep(here, vec![], disk);
         }
     }
 
     /// Finds what came and went between two looks, and copies of what was truncated.
-    fn sweep(&mut self, here: usize, origin: Option<(usize, Place)>, disk: &Disk) {
+    fn sweep(&mut self, here: usize, mut origins: Vec<(usize, Place)>, disk: &Disk) {
         let seen = self.follows[here].seen;
-        let mut origins: Vec<_> = origin.into_iter().collect();
         let real = self.follows[here].real.or(self.follows[here].name);
         for file in real.map(|real| disk.siblings(NAMES[real])).unwrap_or_default() {
             let found = &disk.files[file];
@@ -397,6 +396,7 @@ impl Ideal {
                 self.loose.insert(file);
                 continue;
             }
+            let mut is_read = false;
             let place = match found.source {
                 None => {
                     self.rotations += 1;
@@ -412,9 +412,15 @@ impl Ideal {
                     let at_origin = origins.iter().find(|origin| origin.0 == source).map(|origin| origin.1);
                     let place = at_origin.or_else(|| self.known.get(&source).copied());
                     match place.filter(|place| place.epoch == epoch && place.offset > 0) {
-                        Some(place) if place.offset > length => whole,
+                        Some(place) if place.offset > length => {
+                            is_read = true;
+                            whole
+                        }
                         // What it holds will be read there.
-                        _ if at_origin.is_none() && self.is_open(source) && now_epoch => whole,
+                        _ if at_origin.is_none() && self.is_open(source) && now_epoch => {
+                            is_read = true;
+                            whole
+                        }
                         Some(Place { offset, .. }) => {
                             if at_origin.is_none() && !found.bytes[..offset].contains(&b'\n') {
                                 // Less than a line was read of the original: nobody can tell that this is a copy.
@@ -431,7 +437,7 @@ impl Ideal {
                 }
             };
             self.known.insert(file, place);
-            if found.source.is_none() || place.offset < found.bytes.len() {
+            if !is_read {
                 self.read(file, disk);
                 // A later copy goes on where this one ends.
                 if let Some((source, epoch)) = found.source {
