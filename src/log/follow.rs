@@ -210,7 +210,6 @@ impl Follower {
         if let Some(mut old) = self.current.take() {
             state.counts.rotations += 1;
             // What was written to it before the path changed, and what its writer still writes, is yet to be read.
-            old.last_byte = reader.now;
             if new.place.offset == 0 {
                 new.place.lines = old.place.lines.across_files();
             }
@@ -258,7 +257,8 @@ impl Follower {
     }
 
     /// Keeps a file that left the path, and gives up the oldest if there are too many.
-    fn retire(&mut self, tail: Tail, state: &mut LogState, reader: &mut Reader) {
+    fn retire(&mut self, mut tail: Tail, state: &mut LogState, reader: &mut Reader) {
+        tail.last_byte = reader.now;
         self.retired.push(tail);
         if self.retired.len() > MAX_RETIRED {
             let oldest = self.retired.remove(0);

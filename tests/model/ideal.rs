@@ -296,6 +296,11 @@ impl Ideal {
         let (place, length) = (self.known.entry(file).or_default(), disk.files[file].bytes.len());
         self.bytes += (length - place.offset) as u64;
         place.offset = length;
+        if length > 0 && !disk.files[file].bytes.contains(&b'\n') {
+            // By less than a line nobody knows it again.
+            self.exact = false;
+            self.loose.insert(file);
+        }
     }
 
     /// Looks where a path leads to; returns whether to another file.

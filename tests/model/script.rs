@@ -84,7 +84,7 @@ pub enum Step {
 pub struct Script {
     /// How many lines each log holds before the program first starts; nothing where it is missing.
     pub before: [Option<usize>; NAMES.len()],
-    /// Whether the last of them is not ended yet.
+    /// Whether behind them another one is begun.
     pub begun: bool,
     /// Whether the program saves its state as soon as it has started.
     pub saved: bool,
