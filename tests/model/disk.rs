@@ -192,9 +192,10 @@ impl Disk {
         }
     }
 
-    /// Copies a log to `.1`.
+    /// Copies a log to `.1`, unless other names lead to its file: a copy beside a name under which the program does
+    /// not read the file is beyond it.
     pub fn copy(&mut self, name: usize) -> bool {
-        let Some(file) = self.at(name).filter(|_| !self.away) else { return false };
+        let Some(file) = self.at(name).filter(|_| !self.away && self.has_one_name(name)) else { return false };
         self.shift(name);
         self.copy_to(file, &Self::rotated(name, 1));
         true
@@ -208,11 +209,20 @@ impl Disk {
         self.files[copy].source = Some((file, self.files[file].epoch));
     }
 
-    /// Whether only this log leads to its file, and only its writer writes there.
-    fn is_alone(&self, name: usize) -> bool {
+    fn has_one_name(&self, name: usize) -> bool {
         let file = self.at(name);
         self.names.values().filter(|other| Some(**other) == file).count() == 1
-            && self.writers.iter().all(|(other, writer)| *other == name || Some(writer.file) != file)
+    }
+
+    /// Whether a log may be rotated so: a copy that takes its place lacks what others write to it.
+    fn allows(&self, name: usize, style: Style) -> bool {
+        let file = self.at(name);
+        let is_alone = self.writers.iter().all(|(other, writer)| *other == name || Some(writer.file) != file);
+        let copies = matches!(style, Style::CopyTruncate | Style::CopyDelete | Style::Edit);
+        !self.away
+            && file.is_some()
+            && (!copies || self.has_one_name(name))
+            && (is_alone || !matches!(style, Style::Edit))
     }
 
     pub fn truncate(&mut self, name: usize) -> bool {
@@ -275,7 +285,7 @@ impl Disk {
 
     /// Rotates a log; returns whether it could be.
     pub fn rotate(&mut self, name: usize, style: Style) -> bool {
-        if self.away || self.at(name).is_none() || matches!(style, Style::Edit) && !self.is_alone(name) {
+        if !self.allows(name, style) {
             return false;
         }
         let log = NAMES[name];

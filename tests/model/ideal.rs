@@ -53,6 +53,8 @@ pub struct Ideal {
     ignored: BTreeSet<u32>,
     /// Lines of which nobody can say.
     pub maybe: BTreeSet<u32>,
+    /// Lines of copies whose originals are read for another path: by their names nobody knows them for copies.
+    pub twice: BTreeSet<u32>,
     /// Files of which nobody can say whether they are read.
     loose: BTreeSet<usize>,
     now: u64,
@@ -170,6 +172,11 @@ impl Ideal {
         self.follows.iter().any(|follow| {
             follow.current == Some(file) || follow.retired.iter().any(|(retired, _)| *retired == file)
         })
+    }
+
+    fn is_anothers(&self, here: usize, file: usize) -> bool {
+        let (current, retired) = (self.follows[here].current, &self.follows[here].retired);
+        self.is_open(file) && current != Some(file) && retired.iter().all(|(retired, _)| *retired != file)
     }
 
     fn is_truncated(&self, file: usize, disk: &Disk) -> bool {
@@ -399,6 +406,8 @@ impl Ideal {
                 self.happened.push("too old by less than a tick");
                 self.exact = false;
                 self.loose.insert(file);
+                self.twice.extend(numbers(&found.bytes));
+                self.maybe.extend(numbers(&found.bytes));
                 continue;
             }
             let mut is_read = false;
@@ -412,6 +421,12 @@ impl Ideal {
                     self.happened.push("copy");
                     let length = found.bytes.len();
                     self.slack += u64::from(!found.bytes.contains(&b'\n'));
+                    if self.is_anothers(here, source) {
+                        self.happened.push("copy of another's");
+                        self.exact = false;
+                        self.twice.extend(numbers(&found.bytes));
+                        self.maybe.extend(numbers(&found.bytes));
+                    }
                     let whole = Place { offset: length, epoch: 0, length };
                     let now_epoch = disk.files[source].epoch == epoch;
                     let at_origin = origins.iter().find(|origin| origin.0 == source).map(|origin| origin.1);
