@@ -217,7 +217,8 @@ impl Follower {
             origins.push(old.place.clone());
             self.retire(old, state, reader);
         }
-        new.skip_copied(origins.iter().chain(reader.known.left()));
+        let retired = self.retired.iter().map(|tail| &tail.place);
+        new.skip_copied(origins.iter().chain(retired).chain(reader.known.left()));
         self.current = Some(new);
         self.sweep(origins, state, reader);
         self.seen = now;

@@ -354,6 +354,11 @@ impl Disk {
         all
     }
 
+    /// Whether a file holds the beginning of a line only, by which nobody knows it again.
+    pub fn has_less_than_a_line(&self) -> bool {
+        self.files.iter().any(|file| !file.bytes.is_empty() && !file.bytes.contains(&b'\n'))
+    }
+
     /// That this memory is of what is really there.
     pub fn check(&self) {
         for (name, file) in &self.names {
