@@ -103,7 +103,8 @@ impl Tail {
         let length = read(&self.file, &mut head, 0).unwrap_or_default();
         let size = self.file.metadata().map_or(0, |found| found.len());
         let is_origin = |place: &&Place| {
-            begin_alike(&place.head, &head[..length]) && place.holds(&self.file, size).is_ok_and(|holds| holds)
+            begin_alike(&place.head, &head[..length])
+                && place.holds(&self.file, size).is_ok_and(|holds| holds)
         };
         let mut origins = places.filter(|_| self.place.offset == 0).filter(is_origin);
         if let Some(origin) = origins.next() {

@@ -66,7 +66,7 @@ pub fn text(number: u32) -> String {
 /// The numbers of the warnings in `bytes`.
 pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
-        let line = str::from_utf8(line).ok()?;
+        let line = std::str::from_utf8(line).ok()?;
         let (_, rest) = line.split_once("process_limit (")?;
         let number = rest.split_once(')')?.0.parse().ok()?;
         (line == text(number)).then_some(number)
@@ -195,7 +195,9 @@ impl Disk {
     /// Copies a log to `.1`, unless other names lead to its file: a copy beside a name under which the program does
     /// not read the file is beyond it.
     pub fn copy(&mut self, name: usize) -> bool {
-        let Some(file) = self.at(name).filter(|_| !self.away && self.has_one_name(name)) else { return false };
+        let Some(file) = self.at(name).filter(|_| !self.away && self.has_one_name(name)) else {
+            return false;
+        };
         self.shift(name);
         self.copy_to(file, &Self::rotated(name, 1));
         true
@@ -255,7 +257,8 @@ impl Disk {
 
     pub fn restore(&mut self, name: usize) -> bool {
         let from = Self::rotated(name, 1);
-        let there = !self.away && self.names.get(&from).is_some_and(|file| self.files[*file].source.is_none());
+        let there =
+            !self.away && self.names.get(&from).is_some_and(|file| self.files[*file].source.is_none());
         if there {
             self.rename(&from, NAMES[name]);
         }
@@ -346,7 +349,8 @@ impl Disk {
     pub fn siblings(&self, name: &str) -> Vec<usize> {
         let is_one = |other: &str| {
             let rest = other.strip_prefix(name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-'])) && !other.ends_with(".gz")
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+                && other.strip_suffix(".gz").is_none()
         };
         let all = self.names.iter().filter(|(other, _)| !self.away && is_one(other));
         let mut all: Vec<usize> = all.map(|(_, file)| *file).collect();

@@ -119,7 +119,8 @@ impl Ideal {
         let mut ideal = self.clone();
         ideal.now = now;
         for follow in &mut ideal.follows {
-            let read = follow.current.take().into_iter().chain(follow.retired.drain(..).map(|(file, _)| file));
+            let read =
+                follow.current.take().into_iter().chain(follow.retired.drain(..).map(|(file, _)| file));
             let read = read.collect();
             follow.kept.get_or_insert(read);
             (follow.read, follow.there) = (now, now);
@@ -129,10 +130,22 @@ impl Ideal {
     }
 
     fn follow(&mut self, name: Option<usize>, disk: &Disk) -> usize {
-        let place = self.follows.iter().position(|follow| is_pattern(name) && follow.name > name && is_pattern(follow.name));
+        let place = self
+            .follows
+            .iter()
+            .position(|follow| is_pattern(name) && follow.name > name && is_pattern(follow.name));
         let place = place.unwrap_or(self.follows.len());
         let (seen, now) = (disk.now, self.now);
-        let follow = Follow { name, current: None, retired: vec![], seen, real: None, kept: None, read: now, there: now };
+        let follow = Follow {
+            name,
+            current: None,
+            retired: vec![],
+            seen,
+            real: None,
+            kept: None,
+            read: now,
+            there: now,
+        };
         self.follows.insert(place, follow);
         place
     }
@@ -186,7 +199,8 @@ impl Ideal {
     /// One pass of the program.
     pub fn pass(&mut self, disk: &Disk, look: bool, now: u64) {
         self.now = now;
-        let patterns = self.follows.iter().position(|follow| is_pattern(follow.name)).unwrap_or(self.follows.len());
+        let patterns =
+            self.follows.iter().position(|follow| is_pattern(follow.name)).unwrap_or(self.follows.len());
         (0..patterns).for_each(|here| self.pass_one(here, look, disk));
         if look {
             for here in (patterns..self.follows.len()).rev() {
@@ -202,7 +216,9 @@ impl Ideal {
         (patterns..self.follows.len()).for_each(|here| self.pass_one(here, look, disk));
         for file in &self.loose {
             let all = numbers(&disk.files[*file].bytes);
-            self.maybe.extend(all.filter(|number| !self.counted.contains(number) && !self.ignored.contains(number)));
+            self.maybe.extend(
+                all.filter(|number| !self.counted.contains(number) && !self.ignored.contains(number)),
+            );
         }
     }
 
@@ -240,7 +256,7 @@ impl Ideal {
         let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         // A line that was entered in its middle is passed over as it comes.
         let end = if place.offset > end { bytes.len() } else { end };
-        self.lines += bytes[place.offset..end].iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.lines += bytes[place.offset..end].split(|byte| *byte == b'\n').count() as u64 - 1;
         self.bytes += (end - place.offset) as u64;
         let grown = place.length != bytes.len();
         (place.offset, place.length) = (end, bytes.len());
@@ -357,7 +373,8 @@ impl Ideal {
         let (found, at_start) = (&disk.files[file], self.known[&file].offset == 0);
         let Some((source, epoch)) = found.source.filter(|_| at_start) else { return };
         let place = self.known.get(&source).filter(|place| place.epoch == epoch && place.offset > 0);
-        let Some(Place { offset, .. }) = place.copied().filter(|place| place.offset <= found.bytes.len()) else {
+        let Some(Place { offset, .. }) = place.copied().filter(|place| place.offset <= found.bytes.len())
+        else {
             self.exact = false;
             return;
         };
@@ -380,7 +397,11 @@ impl Ideal {
         let mut there = self.follows[here].siblings(disk);
         there.extend(self.follows[here].real.iter().flat_map(|real| disk.siblings(NAMES[*real])));
         for file in there {
-            if kept.contains(&file) && present != Some(file) && !self.is_open(file) && !self.is_truncated(file, disk) {
+            if kept.contains(&file)
+                && present != Some(file)
+                && !self.is_open(file)
+                && !self.is_truncated(file, disk)
+            {
                 self.happened.push("taken up");
                 self.enter(file, disk);
                 self.read(file, disk);
@@ -389,6 +410,47 @@ impl Ideal {
         }
         if present.is_none() {
             self.sweep(here, vec![], disk);
+        }
+    }
+
+    /// Where to go on in a copy that was found, or nothing if all of it is or will be read in its original.
+    fn place_in_copy(
+        &mut self,
+        here: usize,
+        copy: usize,
+        (source, epoch): (usize, u32),
+        origins: &[(usize, Place)],
+        disk: &Disk,
+    ) -> Option<Place> {
+        let bytes = &disk.files[copy].bytes;
+        self.happened.push("copy");
+        if !bytes.contains(&b'\n') {
+            self.slack += 1;
+            self.exact &= bytes.is_empty();
+        }
+        if self.is_anothers(here, source) {
+            self.exact = false;
+            self.twice.extend(numbers(bytes));
+            self.maybe.extend(numbers(bytes));
+        }
+        let is_there = self.is_open(source) && disk.files[source].epoch == epoch;
+        let origin = origins.iter().find(|origin| origin.0 == source).map(|origin| origin.1);
+        let place = origin.or_else(|| self.known.get(&source).copied());
+        match place.filter(|place| place.epoch == epoch && place.offset > 0) {
+            Some(place) if place.offset > bytes.len() => None,
+            _ if origin.is_none() && is_there => None,
+            Some(Place { offset, .. }) => {
+                if origin.is_none() && !bytes[..offset].contains(&b'\n') {
+                    // Less than a line was read of the original: nobody can tell that this is a copy.
+                    self.exact = false;
+                    self.maybe.extend(numbers(bytes).take(1));
+                }
+                Some(Place { offset, epoch: 0, length: offset })
+            }
+            None => {
+                self.exact = false;
+                Some(Place::default())
+            }
         }
     }
 
@@ -417,43 +479,11 @@ impl Ideal {
                     self.happened.push("swept");
                     Place::default()
                 }
-                Some((source, epoch)) => {
-                    self.happened.push("copy");
+                Some(original) => {
+                    let place = self.place_in_copy(here, file, original, &origins, disk);
+                    is_read = place.is_none();
                     let length = found.bytes.len();
-                    self.slack += u64::from(!found.bytes.contains(&b'\n'));
-                    if self.is_anothers(here, source) {
-                        self.happened.push("copy of another's");
-                        self.exact = false;
-                        self.twice.extend(numbers(&found.bytes));
-                        self.maybe.extend(numbers(&found.bytes));
-                    }
-                    let whole = Place { offset: length, epoch: 0, length };
-                    let now_epoch = disk.files[source].epoch == epoch;
-                    let at_origin = origins.iter().find(|origin| origin.0 == source).map(|origin| origin.1);
-                    let place = at_origin.or_else(|| self.known.get(&source).copied());
-                    match place.filter(|place| place.epoch == epoch && place.offset > 0) {
-                        Some(place) if place.offset > length => {
-                            is_read = true;
-                            whole
-                        }
-                        // What it holds will be read there.
-                        _ if at_origin.is_none() && self.is_open(source) && now_epoch => {
-                            is_read = true;
-                            whole
-                        }
-                        Some(Place { offset, .. }) => {
-                            if at_origin.is_none() && !found.bytes[..offset].contains(&b'\n') {
-                                // Less than a line was read of the original: nobody can tell that this is a copy.
-                                self.exact = false;
-                                self.maybe.extend(numbers(&found.bytes).take(1));
-                            }
-                            Place { offset, epoch: 0, length: offset }
-                        }
-                        None => {
-                            self.exact = false;
-                            Place::default()
-                        }
-                    }
+                    place.unwrap_or(Place { offset: length, epoch: 0, length })
                 }
             };
             self.known.insert(file, place);

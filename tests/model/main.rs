@@ -178,7 +178,9 @@ impl<'a> Run<'a> {
         let wanted = (all, ideal.lines, ideal.bytes, ideal.rotations, ideal.truncations);
         let exact = ideal.exact && ideal.maybe.is_empty();
         if total != all || exact && found != wanted {
-            return Err(format!("(warnings, lines, bytes, rotations, truncations) are {found:?}, not {wanted:?}"));
+            return Err(format!(
+                "(warnings, lines, bytes, rotations, truncations) are {found:?}, not {wanted:?}"
+            ));
         }
         *self.statistics.entry(if exact { "exact" } else { "inexact" }.into()).or_default() += 1;
         Ok(())
@@ -302,7 +304,11 @@ fn tick() {
 }
 
 /// Runs scripts, all to the next tick, in turn; returns which failed first, and why.
-fn run(scripts: &[Script], folder: &Path, statistics: &mut BTreeMap<String, u64>) -> Result<(), (usize, String)> {
+fn run(
+    scripts: &[Script],
+    folder: &Path,
+    statistics: &mut BTreeMap<String, u64>,
+) -> Result<(), (usize, String)> {
     let root = |number: usize| folder.join(number.to_string());
     let mut runs: Vec<_> =
         scripts.iter().enumerate().map(|(number, script)| (number, Run::new(script, root(number)))).collect();
@@ -329,6 +335,7 @@ fn run(scripts: &[Script], folder: &Path, statistics: &mut BTreeMap<String, u64>
 
 /// That each kind of step was done, and came out in each way, in at least one script of two hundred; and that nearly
 /// every line and every comparison was certain.
+#[expect(clippy::print_stdout, reason = "a long run tells what it was made of")]
 fn assert_all_happened(statistics: &BTreeMap<String, u64>, scripts: usize) {
     let steps = "Write Begin Reopen Copy Truncate Remove RemoveRotated Compress Restore HardLink Switch MoveFolder Tick \
                  Pass Glance Linger Save Restart Crash Create Date NoCreate CreateKeep CopyTruncate CopyDelete Delete \
@@ -336,11 +343,37 @@ fn assert_all_happened(statistics: &BTreeMap<String, u64>, scripts: usize) {
     let outcomes = ["truncated", "rotated", "swept", "copy", "taken up", "given up", "another's"];
     for kind in steps.split_whitespace().chain(outcomes) {
         let times = statistics.get(kind).copied().unwrap_or_default();
-        assert!(times >= scripts as u64 / 200, "{kind} happened {times} times in {scripts} scripts: {statistics:#?}");
+        assert!(
+            times >= scripts as u64 / 200,
+            "{kind} happened {times} times in {scripts} scripts: {statistics:#?}"
+        );
     }
     assert!(statistics["maybe"] * 50 < statistics["counted"], "too much is uncertain: {statistics:#?}");
     assert!(statistics["inexact"] * 5 < statistics["exact"], "too much is inexact: {statistics:#?}");
     println!("{scripts} scripts: {statistics:?}");
+}
+
+/// Runs so many scripts, and shrinks the first that fails.
+fn run_many(scripts: usize, seed: [u8; 32], folder: &Path) -> BTreeMap<String, u64> {
+    let config = Config { failure_persistence: None, max_shrink_iters: 5_000, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    let strategy = script::script();
+    let mut statistics = BTreeMap::new();
+    for _ in 0..scripts.div_ceil(BATCH) {
+        let trees: Vec<_> = (0..BATCH).map(|_| strategy.new_tree(&mut runner).unwrap()).collect();
+        let scripts: Vec<Script> = trees.iter().map(ValueTree::current).collect();
+        let Err((number, error)) = run(&scripts, folder, &mut statistics) else { continue };
+        let tree = trees.into_iter().nth(number).unwrap();
+        // More than once: the order in which a folder is read, and where the clock moves on, are anybody's guess.
+        let shrunk = runner.run_one(tree, |script| {
+            (0..8).try_for_each(|_| {
+                run(std::slice::from_ref(&script), folder, &mut BTreeMap::new())
+                    .map_err(|(_, error)| TestCaseError::fail(error))
+            })
+        });
+        panic!("{error}\n{:?}\nshrunk: {shrunk:?}", scripts[number]);
+    }
+    statistics
 }
 
 #[test]
@@ -354,23 +387,21 @@ fn counts_what_the_model_counts() {
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let folder = folder.path().canonicalize().unwrap();
 
-    let config = Config { failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
-    let strategy = script::script();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let mut statistics = BTreeMap::new();
-    for _ in 0..scripts.div_ceil(BATCH) {
-        let trees: Vec<_> = (0..BATCH).map(|_| strategy.new_tree(&mut runner).unwrap()).collect();
-        let scripts: Vec<Script> = trees.iter().map(ValueTree::current).collect();
-        let Err((number, error)) = run(&scripts, &folder, &mut statistics) else { continue };
-        let tree = trees.into_iter().nth(number).unwrap();
-        // More than once: the order in which a folder is read, and where the clock moves on, are anybody's guess.
-        let shrunk = runner.run_one(tree, |script| {
-            (0..8).try_for_each(|_| {
-                run(std::slice::from_ref(&script), &folder, &mut BTreeMap::new())
-                    .map_err(|(_, error)| TestCaseError::fail(error))
-            })
-        });
-        panic!("{error}\n{:?}\n{shrunk:?}", scripts[number]);
-    }
+    std::thread::scope(|scope| {
+        let part = |thread| {
+            let mut seed = seed;
+            seed[31] = u8::try_from(thread).unwrap();
+            let folder = folder.join(thread.to_string());
+            scope.spawn(move || run_many(scripts.div_ceil(threads), seed, &folder))
+        };
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        for part in parts {
+            for (kind, times) in part.join().unwrap_or_else(|error| std::panic::resume_unwind(error)) {
+                *statistics.entry(kind).or_default() += times;
+            }
+        }
+    });
     assert_all_happened(&statistics, scripts);
 }

@@ -95,7 +95,19 @@ pub struct Script {
 fn style() -> impl Strategy<Value = Style> {
     use Style::*;
     prop::sample::select(vec![
-        Create, Create, Date, NoCreate, CreateKeep, CopyTruncate, CopyTruncate, CopyDelete, Delete, Twice, Replace, Rewrite, Edit,
+        Create,
+        Create,
+        Date,
+        NoCreate,
+        CreateKeep,
+        CopyTruncate,
+        CopyTruncate,
+        CopyDelete,
+        Delete,
+        Twice,
+        Replace,
+        Rewrite,
+        Edit,
     ])
 }
 
