@@ -390,7 +390,7 @@ fn counts_what_the_model_counts() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let mut statistics = BTreeMap::new();
     std::thread::scope(|scope| {
-        let part = |thread| {
+        let part = |thread: usize| {
             let mut seed = seed;
             seed[31] = u8::try_from(thread).unwrap();
             let folder = folder.join(thread.to_string());
