@@ -341,15 +341,17 @@ impl Follower {
             let is_copy = |origin: &&Place| {
                 begin_alike(&origin.head, head) || !origin.head.is_empty() && head.starts_with(&origin.head)
             };
-            let left = || reader.known.left().find(|left| is_new && begin_alike(&left.head, head));
+            // What a copy holds of a file that is still read will be read there.
+            let is_there = self.current.iter().chain(&self.retired).any(|tail| tail.begins_as(head));
+            let is_left = |left: &&Place| is_new && !is_there && begin_alike(&left.head, head);
+            let left = || reader.known.left().find(is_left);
             let origin = origins.iter().rev().find(is_copy).or_else(left).cloned();
-            let mut tails = self.current.iter().chain(&self.retired);
             let place = match origin {
                 Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {
                     Place { identity, ..origin }
                 }
                 None if !is_new => continue,
-                None if !tails.any(|tail| tail.begins_as(head)) => {
+                None if !is_there => {
                     state.counts.rotations += 1;
                     Place::start(identity)
                 }
