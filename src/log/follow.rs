@@ -88,6 +88,7 @@ impl Follower {
         };
         // At once, so that it is read to its end even if it leaves the path before the first pass.
         follower.current = follower.open(known, now).ok().map(|(tail, _)| tail);
+        follower.current.iter_mut().for_each(|tail| tail.skip_copied(known.left()));
         follower
     }
 
@@ -343,8 +344,8 @@ impl Follower {
             };
             // What a copy holds of a file that is still read will be read there.
             let is_there = self.current.iter().chain(&self.retired).any(|tail| tail.begins_as(head));
-            let is_left = |left: &&Place| is_new && !is_there && begin_alike(&left.head, head);
-            let left = || reader.known.left().find(is_left);
+            let left =
+                || reader.known.left().find(|left| is_new && !is_there && begin_alike(&left.head, head));
             let origin = origins.iter().rev().find(is_copy).or_else(left).cloned();
             let place = match origin {
                 Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {

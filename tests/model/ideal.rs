@@ -164,6 +164,7 @@ impl Ideal {
             && !self.is_open(file)
         {
             self.enter(file, disk);
+            self.skip_copied(file, disk);
             self.follows[here].current = Some(file);
             self.follows[here].real = Some(self.follows[here].target(disk));
         }
@@ -436,6 +437,8 @@ impl Ideal {
         let is_there = self.is_open(source) && disk.files[source].epoch == epoch;
         let origin = origins.iter().find(|origin| origin.0 == source).map(|origin| origin.1);
         let place = origin.or_else(|| self.known.get(&source).copied());
+        // Another copy of it may be read.
+        self.exact &= origin.is_some() || is_there;
         match place.filter(|place| place.epoch == epoch && place.offset > 0) {
             Some(place) if place.offset > bytes.len() => None,
             _ if origin.is_none() && is_there => None,
