@@ -293,11 +293,8 @@ impl Follower {
         let mut there = siblings::find(&self.path).unwrap_or_default();
         match siblings::find(kept.real.as_ref().unwrap_or(&self.path)) {
             Ok(more) => there.extend(more),
-            Err(_) if now.is_none() => {
-                // The folder is away.
-                self.resumed = Some(kept);
-                return;
-            }
+            // The folder is away.
+            Err(_) if now.is_none() => return self.resumed = Some(kept),
             Err(_) => {}
         }
         let is_other = now.is_some_and(|now| kept.places.iter().all(|place| place.identity != now));
