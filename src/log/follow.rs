@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    place::{FINGERPRINT, Identity, Place, file_clock},
+    place::{FINGERPRINT, Identity, Place, begin_alike, file_clock},
     siblings,
     state::LogState,
     tail::{Drained, Known, Reader, Tail, read},
@@ -29,7 +29,7 @@ pub const MAX_RETIRED: usize = 8;
 pub struct Kept {
     /// When the path was last seen to lead to the file that was then read.
     seen: SystemTime,
-    /// Where that file really was, if the path is a link.
+    /// Where the path really led then, if it is a link.
     real: Option<PathBuf>,
     /// How far the files were read, the present one and those that left the path.
     places: Vec<Place>,
@@ -47,6 +47,8 @@ pub struct Follower {
     retired: Vec<Tail>,
     /// When the path was last seen to lead to the current file, by the clock that stamps files.
     seen: SystemTime,
+    /// Where it really led then, if it is a link.
+    real: Option<PathBuf>,
     /// There is nothing at the path.
     pub missing: bool,
     /// When something was last read.
@@ -70,7 +72,7 @@ impl Follower {
                 known.leave(Place::unread(identity, found.len()));
             }
         }
-        let (current, retired, resumed) = (None, vec![], None);
+        let (current, retired, real, resumed) = (None, vec![], None, None);
         let mut follower = Self {
             path,
             trouble: None,
@@ -78,6 +80,7 @@ impl Follower {
             current,
             retired,
             seen,
+            real,
             missing: false,
             read: now,
             there: now,
@@ -85,6 +88,7 @@ impl Follower {
         };
         // At once, so that it is read to its end even if it leaves the path before the first pass.
         follower.current = follower.open(known, now).ok().map(|(tail, _)| tail);
+        follower.current.iter_mut().for_each(|tail| tail.skip_copied(known.left()));
         follower
     }
 
@@ -95,7 +99,7 @@ impl Follower {
                 known.leave(place.clone());
             }
         }
-        let seen = kept.seen;
+        let (seen, real) = (kept.seen, kept.real.clone());
         let resumed = Some(kept);
         let (current, retired) = (None, vec![]);
         Self {
@@ -105,6 +109,7 @@ impl Follower {
             current,
             retired,
             seen,
+            real,
             missing: false,
             read: now,
             there: now,
@@ -119,8 +124,7 @@ impl Follower {
         }
         let tails = self.current.iter().chain(&self.retired);
         let places = tails.map(|tail| tail.place.clone()).collect();
-        let real = self.path.canonicalize().ok().filter(|real| *real != self.path);
-        Kept { seen: self.seen, real, places }
+        Kept { seen: self.seen, real: self.real.clone(), places }
     }
 
     /// Bytes of the present file that were read.
@@ -171,7 +175,7 @@ impl Follower {
         start.lines = tail.place.lines.across_files();
         let before = std::mem::replace(&mut tail.place, start);
         tail.length = 0;
-        self.sweep(Some(&before), state, reader);
+        self.sweep(vec![before], state, reader);
         if let Some(tail) = &mut self.current {
             reader.drain(tail, state)?;
         }
@@ -202,21 +206,22 @@ impl Follower {
         }
         let (mut new, before) = self.open(reader.known, reader.now)?;
         self.size = found.len();
-        let mut origin = before;
-        state.counts.truncations += u64::from(origin.is_some());
+        state.counts.truncations += u64::from(before.is_some());
+        let mut origins: Vec<Place> = before.into_iter().collect();
         if let Some(mut old) = self.current.take() {
             state.counts.rotations += 1;
             // What was written to it before the path changed, and what its writer still writes, is yet to be read.
-            old.last_byte = reader.now;
             if new.place.offset == 0 {
                 new.place.lines = old.place.lines.across_files();
             }
             while matches!(reader.drain(&mut old, state), Ok(Drained::Bytes)) {}
-            origin = Some(old.place.clone());
+            origins.push(old.place.clone());
             self.retire(old, state, reader);
         }
+        let retired = self.retired.iter().map(|tail| &tail.place);
+        new.skip_copied(origins.iter().chain(retired).chain(reader.known.left()));
         self.current = Some(new);
-        self.sweep(origin.as_ref(), state, reader);
+        self.sweep(origins, state, reader);
         self.seen = now;
         self.read_current(state, reader)?;
         Ok(true)
@@ -230,6 +235,7 @@ impl Follower {
             return Err(ErrorKind::IsADirectory.into());
         }
         let file = File::open(&self.path)?;
+        self.real = self.path.canonicalize().ok().filter(|real| *real != self.path);
         let identity = Identity::of(&file.metadata()?);
         if let Some(index) = self.retired.iter().position(|tail| tail.place.identity == identity) {
             return Ok((self.retired.remove(index), None));
@@ -253,11 +259,11 @@ impl Follower {
     }
 
     /// Keeps a file that left the path, and gives up the oldest if there are too many.
-    fn retire(&mut self, tail: Tail, state: &mut LogState, reader: &mut Reader) {
+    fn retire(&mut self, mut tail: Tail, state: &mut LogState, reader: &mut Reader) {
+        tail.last_byte = reader.now;
         self.retired.push(tail);
         if self.retired.len() > MAX_RETIRED {
-            let mut oldest = self.retired.remove(0);
-            while matches!(reader.drain(&mut oldest, state), Ok(Drained::Bytes)) {}
+            let oldest = self.retired.remove(0);
             reader.finish(oldest, state);
         }
     }
@@ -283,17 +289,17 @@ impl Follower {
     /// Takes up again what an earlier run of the program was reading and what has left the path since.
     fn take_up(&mut self, state: &mut LogState, reader: &mut Reader) {
         let Some(kept) = self.resumed.take() else { return };
-        let Ok(mut there) = siblings::find(&self.path) else {
-            // The folder is away.
-            self.resumed = Some(kept);
-            return;
-        };
-        if let Some(real) = &kept.real {
-            there.extend(siblings::find(real).unwrap_or_default());
-        }
         let now = metadata(&self.path).ok().map(|found| Identity::of(&found));
-        state.counts.rotations +=
-            u64::from(now.is_some_and(|now| kept.places.iter().all(|place| place.identity != now)));
+        let mut there = siblings::find(&self.path).unwrap_or_default();
+        match siblings::find(kept.real.as_ref().unwrap_or(&self.path)) {
+            Ok(more) => there.extend(more),
+            // The folder is away.
+            Err(_) if now.is_none() => return self.resumed = Some(kept),
+            Err(_) => {}
+        }
+        let is_other = now.is_some_and(|now| kept.places.iter().all(|place| place.identity != now));
+        // Where the path led nowhere, nothing was rotated.
+        state.counts.rotations += u64::from(is_other && !kept.places.is_empty());
         for (path, found) in there {
             let identity = Identity::of(&found);
             let was_read = kept.places.iter().any(|place| place.identity == identity);
@@ -310,15 +316,18 @@ impl Follower {
             }
         }
         if now.is_none() {
-            self.sweep(None, state, reader);
+            self.sweep(vec![], state, reader);
         }
     }
 
     /// Finds, by their names beside the path (`mail.log.1`, `mail.log-20261123`), files with lines that nobody has
     /// read: those that came and went at the path between two looks, born after it was last seen to lead elsewhere;
-    /// and copies of the file that was at the place `before`, which was truncated since.
-    fn sweep(&mut self, before: Option<&Place>, state: &mut LogState, reader: &mut Reader) {
-        for (path, found) in siblings::find(&self.path).unwrap_or_default() {
+    /// and copies of files that were read up to `origins` and truncated or left since, or of those that are read no
+    /// longer.
+    fn sweep(&mut self, mut origins: Vec<Place>, state: &mut LogState, reader: &mut Reader) {
+        // A link may lead elsewhere by now.
+        let here = self.real.as_ref().unwrap_or(&self.path);
+        for (path, found) in siblings::find(here).unwrap_or_default() {
             let identity = Identity::of(&found);
             if reader.known.has(&identity) {
                 continue;
@@ -326,14 +335,21 @@ impl Follower {
             let Ok(file) = File::open(path) else { continue };
             let length = read(&file, &mut reader.buffer[..FINGERPRINT], 0).unwrap_or_default();
             let head = &reader.buffer[..length];
-            let copied = before.filter(|before| before.begins_as(head));
-            let mut tails = self.current.iter().chain(&self.retired);
-            let place = match copied {
-                Some(before) if before.holds(&file, found.len()).is_ok_and(|holds| holds) => {
-                    Place { identity, ..before.clone() }
+            let is_new = identity.birth.is_some_and(|birth| birth >= self.seen);
+            let is_copy = |origin: &&Place| {
+                begin_alike(&origin.head, head) || !origin.head.is_empty() && head.starts_with(&origin.head)
+            };
+            // What a copy holds of a file that is still read will be read there.
+            let is_there = self.current.iter().chain(&self.retired).any(|tail| tail.begins_as(head));
+            let left =
+                || reader.known.left().find(|left| is_new && !is_there && begin_alike(&left.head, head));
+            let origin = origins.iter().rev().find(is_copy).or_else(left).cloned();
+            let place = match origin {
+                Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {
+                    Place { identity, ..origin }
                 }
-                None if identity.birth.is_none_or(|birth| birth < self.seen) => continue,
-                None if !tails.any(|tail| tail.place.begins_as(head)) => {
+                None if !is_new => continue,
+                None if !is_there => {
                     state.counts.rotations += 1;
                     Place::start(identity)
                 }
@@ -343,16 +359,19 @@ impl Follower {
                     continue;
                 }
             };
-            self.keep_reading(file, place, state, reader);
+            origins.push(self.keep_reading(file, place, state, reader));
         }
-        self.read_retired(state, reader);
     }
 
-    /// Reads `file`, which is not at the path, until it has been quiet for long.
-    fn keep_reading(&mut self, file: File, place: Place, state: &mut LogState, reader: &mut Reader) {
+    /// Reads `file`, which is not at the path, from now until it has been quiet for long; returns how far it goes.
+    fn keep_reading(&mut self, file: File, place: Place, state: &mut LogState, reader: &mut Reader) -> Place {
         reader.known.left.remove(&place.identity);
         reader.known.open.insert(place.identity);
-        self.retire(Tail { file, length: place.offset, place, last_byte: reader.now }, state, reader);
+        let mut tail = Tail { file, length: place.offset, place, last_byte: reader.now };
+        while matches!(reader.drain(&mut tail, state), Ok(Drained::Bytes)) {}
+        let end = tail.place.clone();
+        self.retire(tail, state, reader);
+        end
     }
 
     /// Takes what is left in all its files, and ends.

@@ -85,12 +85,6 @@ impl Place {
         file.read_exact_at(&mut self.head, 0)
     }
 
-    /// Whether a file that begins with `head` is a copy of this one, or this one of it.
-    pub fn begins_as(&self, head: &[u8]) -> bool {
-        let length = head.len().min(self.head.len());
-        length > 0 && head[..length] == self.head[..length]
-    }
-
     /// Whether `file`, which is `length` bytes long, still holds what was read of it, as far as that can be seen.
     pub fn holds(&self, file: &File, length: u64) -> io::Result<bool> {
         if length < self.offset {
@@ -105,6 +99,13 @@ impl Place {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether of two files that begin with these bytes one may be a copy of the other. Less than a line says nothing:
+/// all lines of one second begin alike.
+pub fn begin_alike(head: &[u8], other: &[u8]) -> bool {
+    let length = head.len().min(other.len());
+    head[..length] == other[..length] && (length == FINGERPRINT || head[..length].contains(&b'\n'))
 }
 
 /// The clock by which the kernel stamps a file's birth; it is up to a tick behind the precise one.

@@ -11,7 +11,7 @@ use std::{
 use super::{
     lines::{MAX_LINE, OnLine},
     needles::Needles,
-    place::{FINGERPRINT, Identity, Place},
+    place::{FINGERPRINT, Identity, Place, begin_alike},
     state::LogState,
 };
 
@@ -87,6 +87,34 @@ pub struct Tail {
     pub last_byte: Instant,
 }
 
+impl Tail {
+    /// Whether a file that begins with `head` is a copy of this one, or this one of it.
+    pub fn begins_as(&self, head: &[u8]) -> bool {
+        let mut own = [0; FINGERPRINT];
+        // What was read of it may be gone, and what is in it now may not be read yet.
+        let length = read(&self.file, &mut own, 0).unwrap_or_default();
+        begin_alike(&self.place.head, head) || begin_alike(&own[..length], head)
+    }
+
+    /// Passes over what was read already, if this file, of which nothing was read yet, is a copy of one at one of
+    /// `places`: an editor puts a copy in the place of what it edits.
+    pub fn skip_copied<'a>(&mut self, places: impl Iterator<Item = &'a Place>) {
+        let mut head = [0; FINGERPRINT];
+        let length = read(&self.file, &mut head, 0).unwrap_or_default();
+        let size = self.file.metadata().map_or(0, |found| found.len());
+        let is_origin = |place: &&Place| {
+            begin_alike(&place.head, &head[..length])
+                && place.holds(&self.file, size).is_ok_and(|holds| holds)
+        };
+        let mut origins = places.filter(|_| self.place.offset == 0).filter(is_origin);
+        if let Some(origin) = origins.next() {
+            let identity = self.place.identity;
+            self.length = origin.offset;
+            self.place = Place { identity, ..origin.clone() };
+        }
+    }
+}
+
 /// What reading a file gave.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub enum Drained {
@@ -148,6 +176,7 @@ impl Reader<'_> {
 
     /// Takes what is left of a file that will not be read any more.
     pub fn finish(&mut self, mut tail: Tail, state: &mut LogState) {
+        while matches!(self.drain(&mut tail, state), Ok(Drained::Bytes)) {}
         let known = tail.place.fingerprint.len();
         let start = tail.place.offset - known as u64;
         let length = read(&tail.file, self.buffer, start).unwrap_or_default();
