@@ -120,14 +120,11 @@ fn entries(mut rest: &[u8], forms: &mut Vec<&'static str>) -> Vec<Entry> {
     entries
 }
 
-/// Messages count as lines do, but none of them is a piece or has a hole before it.
+/// Messages count as lines do, but nothing continues them.
 fn compare_events(entries: &[Entry], forms: &mut Vec<&'static str>) {
     let (mut lines, mut log, mut found, mut forged) = (Lines::default(), Log::default(), Vec::new(), 0);
     for message in entries.iter().filter_map(|(_, message)| message.as_ref()) {
-        if meaning::is_piece(message) || meaning::is_known(message) {
-            return;
-        }
-        log.line(message);
+        log.message(message);
         let refused = grammar::take(message, lines.next(message), &mut |found_one| {
             let ident = found_one.ident.map(ToOwned::to_owned);
             found.push((ident, meaning::in_words(&found_one.event), found_one.times));

@@ -1,4 +1,6 @@
 //! Blocks of bytes to whole lines, no I/O and no memory of its own.
+//!
+//! NULs before a line are no part of it: a writer that does not append leaves a hole where the log was truncated.
 
 use memchr::{memchr, memchr_iter, memrchr};
 use serde::{Deserialize, Serialize};
@@ -42,7 +44,7 @@ pub enum Before {
 pub struct Lines {
     /// They end within a line, whose rest is passed over.
     skipping: bool,
-    /// Their last line is a piece.
+    /// Their last line is a piece, by its first [`MAX_LINE`] bytes.
     piece: bool,
     /// Lines since the last long one.
     since_long: u8,
@@ -62,7 +64,10 @@ impl Lines {
     pub fn after(before: &[u8]) -> Self {
         let whole = memrchr(b'\n', before).map_or(0, |last| last + 1);
         let mut lines = Self::default().behind(&before[..whole]);
-        lines.skipping = whole < before.len();
+        let half = text_of(&before[whole..]);
+        if !half.is_empty() {
+            lines.skip(half);
+        }
         lines
     }
 
@@ -70,6 +75,11 @@ impl Lines {
     #[must_use]
     pub fn across_files(self) -> Self {
         Self { skipping: false, ..self }
+    }
+
+    /// Passes over what is still to come of the line that begins with `head`.
+    fn skip(&mut self, head: &[u8]) {
+        *self = Self { skipping: true, piece: is_piece(head), since_long: 0 };
     }
 
     /// What they are behind the lines of `whole`.
@@ -81,10 +91,11 @@ impl Lines {
                 return self;
             };
             end = memrchr(b'\n', &whole[..newline]).map_or(0, |before| before + 1);
+            let text = text_of(&whole[end..newline]);
             if line == 0 {
-                self.piece = header::is_piece(&whole[end..newline]);
+                self.piece = is_piece(text);
             }
-            if newline - end >= LONG_LINE {
+            if text.len() >= LONG_LINE {
                 self.since_long = line;
                 return self;
             }
@@ -102,9 +113,8 @@ impl Lines {
         if self.skipping {
             let Some(end) = memchr(b'\n', bytes) else { return Taken { bytes: bytes.len(), ..taken } };
             taken = Taken { bytes: end + 1, lines: 1, oversized: 0 };
-            *self = Self { since_long: 0, ..Self::default() };
+            self.skipping = false;
         }
-        taken.bytes += nuls(&bytes[taken.bytes..]);
         let rest = &bytes[taken.bytes..];
         if let Some(last) = memrchr(b'\n', rest) {
             let whole = &rest[..=last];
@@ -113,20 +123,27 @@ impl Lines {
             taken.oversized += count_oversized(whole);
             *self = self.search(whole, needles, on_line);
         }
-        if bytes.len() - taken.bytes > MAX_LINE {
-            self.skipping = true;
+        let rest = text_of(&bytes[taken.bytes..]);
+        taken.bytes = bytes.len();
+        if rest.len() > MAX_LINE {
+            self.skip(rest);
             taken.oversized += 1;
-            taken.bytes = bytes.len();
+        } else {
+            taken.bytes -= rest.len();
         }
         taken
     }
 
     /// Takes an unfinished line for a whole one: nobody will write to this file any more.
     pub fn finish(&mut self, rest: &[u8], needles: &Needles, on_line: OnLine) {
-        if !self.skipping && needles.search(rest).next(0).is_some() {
-            on_line(rest, self.before());
+        let line = text_of(rest);
+        if self.skipping || line.is_empty() {
+            return;
         }
-        self.skipping = !rest.is_empty();
+        if needles.search(line).next(0).is_some() {
+            on_line(line, self.before());
+        }
+        self.skip(line);
     }
 
     fn before(self) -> Before {
@@ -149,9 +166,9 @@ impl Lines {
             let end = memchr(b'\n', &whole[hit..]).map_or(whole.len(), |newline| hit + newline);
             lines = lines.behind(&whole[start..before]);
             start = before;
-            if end - start <= MAX_LINE {
-                let line = &whole[start..end];
-                on_line(&line[nuls(line)..], lines.before());
+            let line = text_of(&whole[start..end]);
+            if line.len() <= MAX_LINE {
+                on_line(line, lines.before());
             }
             searched = whole.len().min(end + 1);
         }
@@ -167,9 +184,14 @@ impl Lines {
     }
 }
 
-/// How many NULs `bytes` begins with: a writer that does not append leaves a hole where the log was truncated.
-fn nuls(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| **byte == 0).count()
+/// `line` without the hole before it.
+fn text_of(line: &[u8]) -> &[u8] {
+    &line[line.iter().take_while(|byte| **byte == 0).count()..]
+}
+
+/// Whether a container runtime continues `line`, of which no more is looked at than of any.
+fn is_piece(line: &[u8]) -> bool {
+    header::is_piece(&line[..line.len().min(MAX_LINE)])
 }
 
 /// How many lines of `whole`, which ends in a newline, are too long. Such a line covers a multiple of the bound,
@@ -182,7 +204,7 @@ fn count_oversized(whole: &[u8]) -> u64 {
         }
         let start = memrchr(b'\n', &whole[..place]).map_or(0, |newline| newline + 1);
         seen = memchr(b'\n', &whole[place..]).map_or(whole.len(), |newline| place + newline + 1);
-        count += u64::from(seen - 1 - start > MAX_LINE);
+        count += u64::from(text_of(&whole[start..seen - 1]).len() > MAX_LINE);
     }
     count
 }
@@ -244,6 +266,46 @@ mod tests {
     #[test]
     fn a_hole_before_a_line_is_no_part_of_it() {
         assert_eq!(lines(&[&vec![0; 3 * MAX_LINE], b"\0\0yes\n\0yes\n"]).0, [b"yes", b"yes"]);
+    }
+
+    #[test]
+    fn a_hole_may_be_anywhere_and_come_in_any_blocks() {
+        let needles = Needles::new(&["yes"]);
+        let text = [&b"yes "[..], &vec![b'x'; MAX_LINE - 4]].concat();
+        let log = [&b"a\n"[..], &vec![0; 70_000], &text, b"\n\0\0\nyes\0\n", &[0; 5000], b"yes\n"].concat();
+        for step in [log.len(), 100_000, 65_536, 9973] {
+            let (mut lines, mut found, mut start) = (Lines::default(), Vec::new(), 0);
+            let mut oversized = 0;
+            for end in (0..log.len()).step_by(step).skip(1).chain([log.len()]) {
+                let on_line: OnLine = &mut |line, before| found.push((line.len(), before));
+                let taken = lines.take(&log[start..end], &needles, on_line);
+                start += taken.bytes;
+                oversized += taken.oversized;
+            }
+            assert_eq!((start, oversized), (log.len(), 0));
+            let long = Before::LongLine;
+            assert_eq!(found, [(MAX_LINE, Before::Lines), (4, long), (3, long)], "{step}");
+        }
+    }
+
+    #[test]
+    fn a_line_too_long_may_be_a_piece() {
+        let needles = Needles::new(&["yes"]);
+        for (head, expected) in [
+            (&b"2026-11-23T15:54:28Z stderr P "[..], Before::Piece),
+            (b"{\"log\":\"", Before::Piece),
+            (b"{\"log\":\"x\\n\",\"", Before::LongLine),
+            (b"x", Before::LongLine),
+        ] {
+            let log = [head, &vec![b'x'; 2 * MAX_LINE], b"\nyes\n"].concat();
+            for cut in [0, head.len() + MAX_LINE, 2 * MAX_LINE, log.len() - 5, log.len()] {
+                let (mut lines, mut found) = (Lines::default(), Vec::new());
+                let mut on_line = |_: &[u8], before| found.push(before);
+                let first = lines.take(&log[..cut], &needles, &mut on_line).bytes;
+                lines.take(&log[first..], &needles, &mut on_line);
+                assert_eq!(found, [expected], "{cut}");
+            }
+        }
     }
 
     #[test]

@@ -225,6 +225,15 @@ fn what_else_is_counted() {
             ),
             failed("imap", Failure::OutOfMemory),
         ),
+        // What a client calls itself changes nothing of what happened to it.
+        (
+            "imap-login: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<: Fatal: master: service(>",
+            kill("imap-login"),
+        ),
+        (
+            "pop3-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1): user=<x: Fatal: master: service(imap): child 1>",
+            Event::UserConnectionLimit,
+        ),
         (
             &format!("imap(u1): Fatal: master: service(imap): child 21111 returned error 83 {memory})"),
             failed("imap", Failure::OutOfMemory),
@@ -296,6 +305,10 @@ fn every_limit() {
             reuse_port: false,
         }))
     };
+    assert_eq!(
+        line("imap-login): process_limit (00000000001024) reached"),
+        warning("imap-login", LimitKind::Process, 1024)
+    );
     assert_eq!(line("My Service): process_limit (5) reached"), odd("other", Some(5)));
     assert_eq!(line("imap-login): process_limit (99999999999999999999) reached"), odd("imap-login", None));
 }
