@@ -35,6 +35,13 @@ pub struct Kept {
     places: Vec<Place>,
 }
 
+impl Kept {
+    /// How far the files were read.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+}
+
 /// One path.
 #[derive(Debug)]
 pub struct Follower {
@@ -119,7 +126,8 @@ impl Follower {
         }
         let tails = self.current.iter().chain(&self.retired);
         let places = tails.map(|tail| tail.place.clone()).collect();
-        let real = self.path.canonicalize().ok().filter(|real| *real != self.path);
+        // A name that is no text cannot be kept.
+        let real = self.path.canonicalize().ok().filter(|real| *real != self.path && real.to_str().is_some());
         Kept { seen: self.seen, real, places }
     }
 

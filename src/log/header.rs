@@ -55,13 +55,13 @@ pub fn is_piece(line: &[u8]) -> bool {
     cri(head).is_some_and(|(tag, _)| tag == "P")
 }
 
-/// Whether the text of JSON that `text` begins with ends in a newline, and something follows it.
+/// Whether the text of JSON that `text` begins with ends in a newline, and another field follows it.
 fn ends_in_newline(text: &[u8]) -> bool {
     let (mut place, mut newline) = (0, None);
     while let Some(next) = text.get(place..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         place += next;
         if text[place] == b'"' {
-            return newline == Some(place) && text[place..].starts_with(b"\",\"");
+            return newline == Some(place) && text[place..].starts_with(b"\",");
         }
         // A backslash takes the next byte with it.
         place += 2;

@@ -77,6 +77,11 @@ impl Lines {
         Self { skipping: false, ..self }
     }
 
+    /// Whether they end within a line, whose rest is passed over.
+    pub fn is_within_line(&self) -> bool {
+        self.skipping
+    }
+
     /// Passes over what is still to come of the line that begins with `head`.
     fn skip(&mut self, head: &[u8]) {
         *self = Self { skipping: true, piece: is_piece(head), since_long: 0 };
