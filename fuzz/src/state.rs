@@ -11,7 +11,7 @@ const MAX_SERVICES: usize = 65;
 const COUNTS: [&str; 7] =
     ["lines", "bytes", "rotations", "truncations", "oversized_lines", "read_errors", "unanchored_warnings"];
 /// In the order of the program's own.
-const LIMITS: [&str; 2] = ["process_limit", "client_limit"];
+const LIMITS: [&str; 2] = ["process", "client"];
 const FAILURES: [&str; 4] = ["fork_failed", "throttled", "startup_timeout", "out_of_memory"];
 
 /// The same state as the program has to write it; nothing if it is none.
@@ -20,9 +20,7 @@ pub fn written(json: &[u8]) -> Option<String> {
     fields(
         &state,
         &[
-            ("format", &|format| {
-                (format == "dovecot-capacity-exporter state 1").then(|| format.to_string())
-            }),
+            ("format", &|format| (format == "dovecot-capacity-exporter state 1").then(|| format.to_string())),
             ("tally", &tally),
             ("logs", &|logs| named(logs, |_, counts| all(counts, &COUNTS, count))),
             ("kept", &kept),
@@ -42,7 +40,8 @@ pub fn totals(json: &[u8]) -> Vec<String> {
     ];
     for (name, service) in object(&tally["services"]) {
         for kind in ["drop_warnings", "failures"] {
-            totals.extend(object(&service[kind]).iter().map(|(what, count)| format!("{name} {what} {count}")));
+            totals
+                .extend(object(&service[kind]).iter().map(|(what, count)| format!("{name} {what} {count}")));
         }
         totals.push(format!("{name} kills {}", service["queue_full_kills"]));
         totals.push(format!("{name} handover {}", service["handover_failures"]));
@@ -163,10 +162,7 @@ fn kept(value: &Value) -> Option<String> {
         named(value, |path, value| (pattern || path == log).then(|| of_path(value))?)
     };
     let files = |value: &Value| {
-        fields(
-            value,
-            &[("logs", &|value| named(value, of_log)), ("left", &|value| list(value, &place))],
-        )
+        fields(value, &[("logs", &|value| named(value, of_log)), ("left", &|value| list(value, &place))])
     };
     let cursor = |value: &Value| value.as_str().filter(|cursor| !cursor.contains('\0')).and(text(value));
     fields(value, &[("files", &files), ("cursor", &|value| nothing_or(value, &cursor))])
@@ -185,7 +181,13 @@ fn place(value: &Value) -> Option<String> {
     let hex = |value: &Value| bytes(value).map(|_| value.to_string());
     let text = fields(
         value,
-        &[("identity", &identity), ("offset", &any), ("fingerprint", &hex), ("head", &hex), ("lines", &lines)],
+        &[
+            ("identity", &identity),
+            ("offset", &any),
+            ("fingerprint", &hex),
+            ("head", &hex),
+            ("lines", &lines),
+        ],
     )?;
     let (before, head) = (bytes(&value["fingerprint"])?, bytes(&value["head"])?);
     let offset = value["offset"].as_u64()?;
