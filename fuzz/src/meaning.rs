@@ -89,7 +89,7 @@ static THE: LazyLock<Forms> = LazyLock::new(|| {
     let queue =
         format!(r"{LOGIN}(?:Info: )?(?:Disconnected|Login aborted): Connection queue full \({REASON}");
     let user = format!(
-        r"{LOGIN}(?:Info: )?(?:Disconnected|Login aborted): Maximum number of connections from user\+IP exceeded \(mail_max_userip_connections={REASON}"
+        r"{LOGIN}(?:Info: )?(?:(?:Disconnected|Login aborted): )?Maximum number of connections from user\+IP exceeded \(mail_max_userip_connections={REASON}"
     );
     let handover = format!("{LOGIN}{HANDOVER}");
     let all = [LIMIT, RELOAD, START, FAILURE, MEMORY, &queue, &user, &handover].join("|");
@@ -165,7 +165,7 @@ fn behind_runtime(line: &[u8], runtime: &'static str) -> Option<Meaning> {
     let body = found.name("many").or_else(|| found.name("one"))?.as_bytes();
     let (event, form) = event(body)?;
     let ident = if group("second").is_some() { group("tag2") } else { group("tag").or_else(|| group("app")) };
-    let of_client = matches!(form, "queue_full" | "user_limit");
+    let of_client = !body.starts_with(b"master: ");
     let mut forms = vec![form];
     let holds = |name: &str, form| group(name).map(|_| form);
     forms.extend(holds("tag", "RFC 3164").into_iter().chain(holds("app", "RFC 5424")));

@@ -39,7 +39,7 @@ pub const HEADERS: [&str; 34] = [
 ];
 
 /// What Dovecot says.
-pub const TEXTS: [&str; 30] = [
+pub const TEXTS: [&str; 31] = [
     "master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped",
     "master: Warning: service(auth): client_limit (1000) reached, client connections are being dropped",
     "master: Warning: service(pop3-login): client_limit/service_count (1) reached, client connections are being dropped",
@@ -61,6 +61,7 @@ pub const TEXTS: [&str; 30] = [
     "imap-login: Info: Disconnected: Connection queue full (auth failed, 1 attempts in 2 secs): user=<u1>, method=PLAIN, rip=127.0.0.1",
     "submission-login: Login aborted: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1) (connection limit reached, 1/1 successful auths in 0 secs) (connection_limit): user=<u1>, method=PLAIN",
     "imap-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1): user=<u1>, method=PLAIN",
+    "imap-login: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10): user=<u1>, rip=127.0.0.3",
     "imap-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_user: user=<>, rip=127.0.0.3",
     "imap-login: Error: master(imap): read() failed: Remote closed connection (destination service { process_limit } reached?) (client-pid=41464, client-id=1, rip=127.0.0.1, created 9996 msecs ago, received 0/4 bytes)",
     "managesieve-login: Error: master(sieve): net_connect_unix(sieve) failed: Resource temporarily unavailabl (client-pid=20749, client-id=1, rip=127.0.0.1, created 541 msecs ago, received 0/4 bytes)",

@@ -60,6 +60,18 @@ pub enum Failure {
     OutOfMemory,
 }
 
+impl Event {
+    /// Whether the line begins with the master's name. Any other may be the rest of a line that Dovecot has split:
+    /// it begins with the name of the process, in syslog without a type, and whatever a client sent.
+    fn is_of_master(&self) -> bool {
+        match self {
+            Self::DropWarning(_) | Self::Reload | Self::Start => true,
+            Self::Failure(_, failure) => *failure != Failure::OutOfMemory,
+            Self::QueueFullKill(_) | Self::HandoverFailure(_) | Self::UserConnectionLimit => false,
+        }
+    }
+}
+
 impl Failure {
     /// Every one.
     pub const ALL: [Self; 4] = [Self::ForkFailed, Self::Throttled, Self::StartupTimeout, Self::OutOfMemory];
@@ -109,8 +121,7 @@ pub const NEEDLES: [&str; 3] = ["master", " connections ", "queue full"];
 pub fn take(line: &[u8], before: Before, on_found: OnFound) -> bool {
     let mut refused = false;
     let ours = parse(line, &mut |found| {
-        let of_client = matches!(found.event, Event::QueueFullKill(_) | Event::UserConnectionLimit);
-        refused = before == Before::Piece || before == Before::LongLine && of_client;
+        refused = before == Before::Piece || before == Before::LongLine && !found.event.is_of_master();
         !refused && on_found(found)
     });
     refused || !ours && memchr::memmem::find(line, DROPPED.as_bytes()).is_some()
@@ -252,15 +263,15 @@ fn of_login(service: Service, text: &str) -> Option<Event> {
     }
     // In syslog without its type.
     let text = text.strip_prefix("Info: ").unwrap_or(text);
-    let text = text.strip_prefix("Disconnected: ").or_else(|| text.strip_prefix("Login aborted: "))?;
-    if let Some(text) = text.strip_prefix("Connection queue full (") {
-        is_reason(text).then_some(Event::QueueFullKill(service))
-    } else {
-        let text = text.strip_prefix(
-            "Maximum number of connections from user+IP exceeded (mail_max_userip_connections=",
-        )?;
-        is_reason(text).then_some(Event::UserConnectionLimit)
+    let ended = text.strip_prefix("Disconnected: ").or_else(|| text.strip_prefix("Login aborted: "));
+    if let Some(text) = ended.and_then(|text| text.strip_prefix("Connection queue full (")) {
+        return is_reason(text).then_some(Event::QueueFullKill(service));
     }
+    // Old ones do not say that it ended.
+    let text = ended
+        .unwrap_or(text)
+        .strip_prefix("Maximum number of connections from user+IP exceeded (mail_max_userip_connections=")?;
+    is_reason(text).then_some(Event::UserConnectionLimit)
 }
 
 /// Whether `text` is the rest of a reason in parentheses, in 2.4 with others behind it, and then what
