@@ -1,4 +1,5 @@
 # make test   everything CI runs; installs what it needs
+# make fuzz   only the fuzzing, for FUZZ_SECONDS (60)
 # make demo   the story of an overload, with a real Dovecot and a real Prometheus; KEEP=1 keeps it up
 # make bench  the benchmarks, each beside a peer
 # make golden the golden pages and docs/METRICS.md anew; read the difference
@@ -8,9 +9,9 @@ CARGO_DENY = 0.20.2
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit e2e demo bench golden build packages demo-packages witness
+.PHONY: test lint unit fuzz e2e demo bench golden build packages demo-packages witness
 
-test: packages lint unit e2e
+test: packages lint unit fuzz e2e
 
 packages:
 	tests/e2e/install-packages.sh all
@@ -28,11 +29,17 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@$(CARGO_DENY)
 	cargo deny --locked check bans licenses sources
+	cargo deny --locked --manifest-path fuzz/Cargo.toml check --config $(CURDIR)/deny.toml bans sources
 
 unit:
 	cargo test --locked
+
+fuzz:
+	fuzz/run
 
 e2e: build witness
 	python3 -m unittest discover -s tests/e2e -v

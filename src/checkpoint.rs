@@ -14,13 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     log::{reader::Kept, state::LogCounts},
-    tally::Tally,
+    service::MAX_SERVICES,
+    tally::{ServiceTally, Tally},
 };
 
 /// The first thing in the file. Another form of it gets another number.
 const FORMAT: &str = "dovecot-capacity-exporter state 1";
 /// Of 10,000 files some 10 MB are needed.
 const MAX_LENGTH: u64 = 64 << 20;
+
+/// The page has doubles, which are whole numbers up to here. Nobody has counted further.
+const MAX_COUNT: u64 = 1 << 53;
 
 /// All that a restart needs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -41,14 +45,40 @@ impl Checkpoint {
         Self { format: FORMAT.to_owned(), tally, logs, kept }
     }
 
-    /// Reads what [`Self::to_json`] made; the error says what is wrong with it.
+    /// Reads what [`Self::to_json`] made, and takes nothing else for it, however near it comes: of a field that is
+    /// there twice, or not at all, nobody knows what it means. The error says what is wrong.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let checkpoint: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        if checkpoint.format == FORMAT {
-            Ok(checkpoint)
-        } else {
+        if checkpoint.format != FORMAT {
             Err(format!("its format is not {FORMAT:?}"))
+        } else if checkpoint.to_json() != json {
+            Err("it was changed since it was written".to_owned())
+        } else if !checkpoint.is_possible() {
+            Err("no exporter can have counted or read so far".to_owned())
+        } else {
+            Ok(checkpoint)
         }
+    }
+
+    /// Whether its numbers can be added to, and its places be read from.
+    fn is_possible(&self) -> bool {
+        let of_service = |tally: &ServiceTally| {
+            let warnings = tally.drop_warnings.values().chain(tally.failures.values()).copied();
+            warnings.chain([tally.queue_full_kills, tally.handover_failures]).max()
+        };
+        let of_log = |counts: &LogCounts| {
+            let lines = [counts.lines, counts.oversized_lines, counts.unanchored_warnings];
+            let files = [counts.bytes, counts.rotations, counts.truncations, counts.read_errors];
+            lines.into_iter().chain(files).max()
+        };
+        let services = self.tally.services().filter_map(|(_, tally)| of_service(tally));
+        let totals = [self.tally.user_connection_limit_rejections, self.tally.reloads];
+        let mut counts = services.chain(self.logs.values().filter_map(of_log)).chain(totals);
+        counts.all(|count| count <= MAX_COUNT)
+            // One more: those that are too many count as "other".
+            && self.tally.services().count() <= MAX_SERVICES + 1
+            && self.kept.files.are_possible()
+            && self.kept.cursor.as_ref().is_none_or(|cursor| !cursor.contains('\0'))
     }
 
     /// As the file has it.

@@ -5,4 +5,5 @@ pub mod meaning;
 pub mod mutation;
 pub mod random;
 pub mod reached;
+pub mod state;
 pub mod words;

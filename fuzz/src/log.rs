@@ -45,15 +45,18 @@ impl Log {
         let long = self.long.is_some_and(|long| self.count - long <= NEAR);
         if line.len() <= MAX_LINE {
             let meaning = meaning::of(line);
-            let refused =
-                meaning.as_ref().is_some_and(|meaning| self.piece || long && meaning.of_client);
+            let refused = meaning.as_ref().is_some_and(|meaning| self.piece || long && meaning.of_client);
             let drop = memmem::find(line, DROPPED).is_some();
             let ours = match meaning {
                 Some(meaning) if !refused => self.event(meaning),
                 _ => false,
             };
             if refused {
-                self.forms.push(if self.piece { "refused behind a piece" } else { "refused behind a long line" });
+                self.forms.push(if self.piece {
+                    "refused behind a piece"
+                } else {
+                    "refused behind a long line"
+                });
             }
             if drop && !ours {
                 self.forms.push("forged");
@@ -67,7 +70,14 @@ impl Log {
         if line.len() >= LONG_LINE {
             self.long = Some(self.count - 1);
         }
-        self.piece = meaning::is_piece(line);
+        // Of a line that is too long no more is looked at than of any.
+        self.piece = meaning::is_piece(&line[..line.len().min(MAX_LINE)]);
+    }
+
+    /// Takes the next line that came by itself, so that it is none that anything continues.
+    pub fn message(&mut self, line: &[u8]) {
+        self.line(line);
+        self.piece = false;
     }
 
     fn event(&mut self, meaning: Meaning) -> bool {

@@ -3,13 +3,9 @@
 use std::sync::LazyLock;
 
 use dovecot_capacity_exporter::{
-    log::{
-        grammar::{Event, Failure},
-        lines::MAX_LINE,
-    },
+    log::grammar::{Event, Failure},
     service::LimitKind,
 };
-use memchr::memmem;
 use regex::bytes::{Captures, Regex};
 use serde::Deserialize;
 
@@ -65,7 +61,7 @@ const LIMIT: &str = r"master: Warning: service\((?P<name>.*?)\): (?P<limit>proce
 const RELOAD: &str = "master: Warning: SIGHUP received - reloading configuration";
 const START: &str = r"master: (?:Info: )?Dovecot v[0-9A-Za-z.-]{1,32} \(.*\) starting up for .+";
 const FAILURE: &str = r"master: Error: service\((?P<name>.*?)\): (?:(?P<fork>fork\(\) failed: .*)|(?P<throttled>command startup failed, throttling for [\d.]+ secs)|Initial status notification not received in [\d.]+ seconds, killing the process)";
-const MEMORY: &str = r"[a-z0-9_-]{1,64}(?P<user>\([^()<>: ]{0,255}\)(?:<(?P<own>\d{1,10})><[A-Za-z0-9+/=]*>)?)?: Fatal: master: service\((?P<name>.*?)\): child (?P<pid>\d{1,10}) returned error 83 \(Out of memory \(service (?P<again>.*?) \{ vsz_limit=(?P<size>\d{1,10}) MB \}, you may need to increase it\)(?: - set CORE_OUTOFMEM=1 environment to get core dump)?\)";
+const MEMORY: &str = r"[a-z0-9_-]{1,64}(?P<user>\([^()<>: ]{0,255}\)(?:<(?P<own>\d+)><[A-Za-z0-9+/=]*>)?)?: Fatal: master: service\((?P<name>.*?)\): child (?P<pid>\d+) returned error 83 \(Out of memory \(service (?P<again>.*?) \{ vsz_limit=(?P<size>\d+) MB \}, you may need to increase it\)(?: - set CORE_OUTOFMEM=1 environment to get core dump)?\)";
 const LOGIN: &str = "[a-z0-9_-]{0,58}-login: ";
 /// Behind the opening parenthesis: the rest of the reason, others behind it in 2.4, and what is told of the client.
 const REASON: &str = r"[^()<>]{1,200}\)(?: \([^()<>]{1,200}\))*(?:: .*)?";
@@ -90,9 +86,10 @@ struct Forms {
 static THE: LazyLock<Forms> = LazyLock::new(|| {
     let regex = |text: &str| Regex::new(&format!("(?-u)^(?:{text})")).expect("a pattern");
     let whole = |text: &str| regex(&format!("(?:{text})$"));
-    let queue = format!(r"{LOGIN}(?:Info: )?(?:Disconnected|Login aborted): Connection queue full \({REASON}");
+    let queue =
+        format!(r"{LOGIN}(?:Info: )?(?:Disconnected|Login aborted): Connection queue full \({REASON}");
     let user = format!(
-        r"{LOGIN}(?:Info: )?(?:Disconnected|Login aborted): Maximum number of connections from user\+IP exceeded \(mail_max_userip_connections={REASON}"
+        r"{LOGIN}(?:Info: )?(?:(?:Disconnected|Login aborted): )?Maximum number of connections from user\+IP exceeded \(mail_max_userip_connections={REASON}"
     );
     let handover = format!("{LOGIN}{HANDOVER}");
     let all = [LIMIT, RELOAD, START, FAILURE, MEMORY, &queue, &user, &handover].join("|");
@@ -101,8 +98,10 @@ static THE: LazyLock<Forms> = LazyLock::new(|| {
     let all = String::from_utf8(names.replace_all(all.as_bytes(), &b"?:"[..]).into_owned()).expect("text");
     let header = format!(r"{TIME} (?:{HOST} (?:(?P<tag>{TAG})(?:\[\d{{1,10}}\])?: )?)?");
     let second = format!("(?P<second>{})?", header.replace("?P<tag>", "?P<tag2>"));
-    let rfc5424 = format!(r"1 {TIME} {HOST} (?P<app>[!-~]{{1,48}}) [!-~]{{1,128}} [!-~]{{1,128}} - (?: |\xEF\xBB\xBF)?");
-    let body = format!(r"(?:message repeated (?P<times>\d{{1,10}}) times: \[ (?P<many>{all})\]|(?P<one>{all}))");
+    let rfc5424 = format!(
+        r"1 {TIME} {HOST} (?P<app>[!-~]{{1,48}}) [!-~]{{1,128}} [!-~]{{1,128}} - (?: |\xEF\xBB\xBF)?"
+    );
+    let body = format!(r"(?:message repeated (?P<times>\d+) times: \[ (?P<many>{all})\]|(?P<one>{all}))");
     Forms {
         docker: regex(r#"\{"log":"(?:[^"\\]|\\.)*?\\n","#),
         cri: regex(&format!("{TIME} (?:stdout|stderr) (?P<tag>[FP]) ")),
@@ -166,7 +165,7 @@ fn behind_runtime(line: &[u8], runtime: &'static str) -> Option<Meaning> {
     let body = found.name("many").or_else(|| found.name("one"))?.as_bytes();
     let (event, form) = event(body)?;
     let ident = if group("second").is_some() { group("tag2") } else { group("tag").or_else(|| group("app")) };
-    let of_client = matches!(form, "queue_full" | "user_limit");
+    let of_client = !body.starts_with(b"master: ");
     let mut forms = vec![form];
     let holds = |name: &str, form| group(name).map(|_| form);
     forms.extend(holds("tag", "RFC 3164").into_iter().chain(holds("app", "RFC 5424")));
@@ -186,7 +185,8 @@ fn event(body: &[u8]) -> Option<(String, &'static str)> {
         };
         let forms = ["process_limit", "client_limit", "client_limit/service_count"];
         let form = forms.into_iter().find(|form| form.as_bytes() == &found["limit"]);
-        let form = if reuse_port { "reuse_port" } else { form.unwrap_or("client_limit/restart_request_count") };
+        let form =
+            if reuse_port { "reuse_port" } else { form.unwrap_or("client_limit/restart_request_count") };
         return Some((format!("{limit} of {name} is {number:?}, reuse_port {reuse_port}"), form));
     }
     if THE.reload.is_match(body) {
@@ -211,7 +211,8 @@ fn event(body: &[u8]) -> Option<(String, &'static str)> {
         let own = found.name("own").is_none_or(|own| own.as_bytes() == &found["pid"]);
         let plain = number_of(&found["pid"]).and(number_of(&found["size"])).is_some();
         let form = if found.name("user").is_some() { "out_of_memory of a user" } else { "out_of_memory" };
-        return (found["name"] == found["again"] && own && plain).then(|| (format!("out_of_memory of {name}"), form));
+        return (found["name"] == found["again"] && own && plain)
+            .then(|| (format!("out_of_memory of {name}"), form));
     }
     if THE.queue.is_match(body) {
         let login = text(body.split(|byte| *byte == b':').next()?);
@@ -247,23 +248,6 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What the program is known to take otherwise than documented, none of which Dovecot or a runtime writes unless a
-/// client has it so. An entry goes when the program's code does as the documents say.
-pub fn is_known(line: &[u8]) -> bool {
-    let holds = |text: &[u8]| memmem::find(line, text).is_some();
-    let digits = line.split(|byte| !byte.is_ascii_digit());
-    // A text that ends in a backslash and an `n` is taken for one that ends in a newline, and so is what is no JSON.
-    (holds(br#"\n","#) && is_piece(line))
-        // A client's name that looks like the death of a process hides what happened to that client.
-        || (holds(b"Fatal: master: service(") && of(line).is_some_and(|meaning| meaning.of_client))
-        // Whether a hole that is not at the start of the log belongs to a line depends on the block.
-        || line.contains(&0)
-        // Whether a line that is too long is a piece depends on the block.
-        || (line.len() > MAX_LINE && is_piece(line))
-        // More digits than a limit has, of which the first are 0.
-        || digits.into_iter().any(|digits| digits.len() > 10 && digits[0] == b'0')
-}
-
 /// The program's event in the same words.
 pub fn in_words(event: &Event) -> String {
     match event {
@@ -272,7 +256,10 @@ pub fn in_words(event: &Event) -> String {
                 LimitKind::Process => "process_limit",
                 LimitKind::Client => "client_limit",
             };
-            format!("{limit} of {} is {:?}, reuse_port {}", warning.service, warning.number, warning.reuse_port)
+            format!(
+                "{limit} of {} is {:?}, reuse_port {}",
+                warning.service, warning.number, warning.reuse_port
+            )
         }
         Event::Reload => "reload".into(),
         Event::Start => "start".into(),

@@ -75,8 +75,13 @@ fn docker_line(random: &mut Random) -> Vec<u8> {
 
 /// What of a line is Dovecot's.
 fn body(line: &[u8]) -> &[u8] {
-    let starts = [&b"master: "[..], b"imap", b"pop3", b"submission", b"managesieve", b"auth: ", b"message repeated"];
-    starts.into_iter().filter_map(|start| memmem::find(line, start)).min().map_or(line, |start| &line[start..])
+    let starts =
+        [&b"master: "[..], b"imap", b"pop3", b"submission", b"managesieve", b"auth: ", b"message repeated"];
+    starts
+        .into_iter()
+        .filter_map(|start| memmem::find(line, start))
+        .min()
+        .map_or(line, |start| &line[start..])
 }
 
 /// Where words begin and end.

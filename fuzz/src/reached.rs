@@ -62,6 +62,6 @@ impl Default for Reached {
 
 fn write(counts: &BTreeMap<&'static str, u64>) {
     let Some(path) = env::var_os("FUZZ_REACHED") else { return };
-    let table: String = counts.iter().map(|(row, count)| format!("{count} {row}\n")).collect();
-    fs::write(path, table).expect("room for a table");
+    let rows: Vec<String> = counts.iter().map(|(row, count)| format!("{count} {row}")).collect();
+    fs::write(path, rows.join("\n") + "\n").expect("room for a table");
 }

@@ -110,7 +110,8 @@ impl Export {
             b"MESSAGE" if self.value.len() <= MAX_LINE => {
                 self.entry.message = Some(std::mem::take(&mut self.value));
             }
-            b"__CURSOR" if self.value.len() <= MAX_NAME => {
+            // No command takes one with a NUL in it.
+            b"__CURSOR" if self.value.len() <= MAX_NAME && !self.value.contains(&0) => {
                 self.entry.cursor = String::from_utf8_lossy(&self.value).into_owned();
             }
             _ => {}

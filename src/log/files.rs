@@ -60,6 +60,18 @@ pub struct KeptFiles {
     left: Vec<Place>,
 }
 
+impl KeptFiles {
+    /// Whether anybody can have left them so: all places are possible ones, and a file is kept by its own path.
+    pub fn are_possible(&self) -> bool {
+        let own = |(log, paths): (&String, &BTreeMap<String, Kept>)| {
+            is_pattern(Path::new(log)) || paths.keys().all(|path| path == log)
+        };
+        let kept = self.logs.values().flat_map(BTreeMap::values);
+        let mut places = kept.flat_map(Kept::places).chain(&self.left);
+        self.logs.iter().all(own) && places.all(Place::is_possible)
+    }
+}
+
 /// Whether `path` stands for several.
 pub fn is_pattern(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte))

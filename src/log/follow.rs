@@ -35,6 +35,13 @@ pub struct Kept {
     places: Vec<Place>,
 }
 
+impl Kept {
+    /// How far the files were read.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+}
+
 /// One path.
 #[derive(Debug)]
 pub struct Follower {
@@ -235,7 +242,9 @@ impl Follower {
             return Err(ErrorKind::IsADirectory.into());
         }
         let file = File::open(&self.path)?;
-        self.real = self.path.canonicalize().ok().filter(|real| *real != self.path);
+        // A name that is no text cannot be kept.
+        self.real =
+            self.path.canonicalize().ok().filter(|real| *real != self.path && real.to_str().is_some());
         let identity = Identity::of(&file.metadata()?);
         if let Some(index) = self.retired.iter().position(|tail| tail.place.identity == identity) {
             return Ok((self.retired.remove(index), None));

@@ -60,6 +60,18 @@ pub enum Failure {
     OutOfMemory,
 }
 
+impl Event {
+    /// Whether the line begins with the master's name. Any other may be the rest of a line that Dovecot has split:
+    /// it begins with the name of the process, in syslog without a type, and whatever a client sent.
+    fn is_of_master(&self) -> bool {
+        match self {
+            Self::DropWarning(_) | Self::Reload | Self::Start => true,
+            Self::Failure(_, failure) => *failure != Failure::OutOfMemory,
+            Self::QueueFullKill(_) | Self::HandoverFailure(_) | Self::UserConnectionLimit => false,
+        }
+    }
+}
+
 impl Failure {
     /// Every one.
     pub const ALL: [Self; 4] = [Self::ForkFailed, Self::Throttled, Self::StartupTimeout, Self::OutOfMemory];
@@ -96,8 +108,8 @@ const RELOAD: &str = "SIGHUP received - reloading configuration";
 /// Why a client that had logged in was not taken. Dovecot guesses: the service may also have died.
 const CLOSED: &str =
     "read() failed: Remote closed connection (destination service { process_limit } reached?)";
-/// Before what a process of the master's died of.
-const FATAL: &str = "Fatal: master: service(";
+/// Before what a process of the master's died of, behind its name and its user.
+const FATAL: &str = ": Fatal: master: service(";
 
 /// The texts by which a block of log is searched: a line without one of them is no event. As few as can be: the
 /// first is in all that the master says, in what the log process says for it, and where a login process names it;
@@ -109,8 +121,7 @@ pub const NEEDLES: [&str; 3] = ["master", " connections ", "queue full"];
 pub fn take(line: &[u8], before: Before, on_found: OnFound) -> bool {
     let mut refused = false;
     let ours = parse(line, &mut |found| {
-        let of_client = matches!(found.event, Event::QueueFullKill(_) | Event::UserConnectionLimit);
-        refused = before == Before::Piece || before == Before::LongLine && of_client;
+        refused = before == Before::Piece || before == Before::LongLine && !found.event.is_of_master();
         !refused && on_found(found)
     });
     refused || !ours && memchr::memmem::find(line, DROPPED.as_bytes()).is_some()
@@ -147,12 +158,16 @@ fn event(text: &str) -> Option<Event> {
     // What is no name of a process, a time stamp above all, is to be refused soon: most texts of a line are that.
     let name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
     let rest = skip(text, 1..=64, name).filter(|rest| rest.starts_with([':', '(']))?;
-    if let Some((process, text)) = text.split_once(FATAL) {
-        return out_of_memory(process, text);
+    let name = text.strip_suffix(rest)?;
+    let Some(text) = rest.strip_prefix(": ") else {
+        // Of a process that serves a user, what it died of is all that counts.
+        let (user, text) = rest.split_once(FATAL)?;
+        return out_of_memory(user, text);
+    };
+    if let Some(text) = text.strip_prefix(&FATAL[2..]) {
+        return out_of_memory("", text);
     }
-    let service =
-        Service::parse(text.strip_suffix(rest)?).filter(|service| service.as_str().ends_with("-login"))?;
-    of_login(service, rest.strip_prefix(": ")?)
+    of_login(Service::parse(name).filter(|service| service.as_str().ends_with("-login"))?, text)
 }
 
 fn of_master(text: &str) -> Option<Event> {
@@ -211,10 +226,10 @@ fn failure(text: &str) -> Option<Failure> {
     }
 }
 
-/// `PREFIX: Fatal: master: service(NAME): child PID returned error 83 (Out of memory (service NAME { vsz_limit=N MB },
+/// `NAME[USER]: Fatal: master: service(NAME): child PID returned error 83 (Out of memory (service NAME { vsz_limit=N MB },
 /// you may need to increase it)...`: the master has it written under the prefix of the child. For a process that
-/// serves a user that is `NAME(USER)<PID><SESSION>`, in which the user's name may hold anything: odd ones are refused.
-fn out_of_memory(prefix: &str, text: &str) -> Option<Event> {
+/// serves a user there is `(USER)<PID><SESSION>` in it, in which the user's name may hold anything: odd ones are refused.
+fn out_of_memory(user: &str, text: &str) -> Option<Event> {
     let (service, text) = text.split_once("): child ")?;
     let (pid, text) = text.split_once(" returned error 83 (Out of memory (service ")?;
     number(pid)?;
@@ -223,10 +238,10 @@ fn out_of_memory(prefix: &str, text: &str) -> Option<Event> {
     number(size)?;
     // How to get a core dump, where none is made.
     let fixed = matches!(text, ")" | " - set CORE_OUTOFMEM=1 environment to get core dump)");
-    let prefix = prefix.strip_suffix(": ")?;
-    let (name, user) = prefix.split_once('(').unwrap_or((prefix, ")"));
-    Service::parse(name)?;
-    let session = skip(user, 0..=255, |byte| !b"()<>: ".contains(&byte))?.strip_prefix(')')?;
+    let session = match user.strip_prefix('(') {
+        Some(user) => skip(user, 0..=255, |byte| !b"()<>: ".contains(&byte))?.strip_prefix(')')?,
+        None => user,
+    };
     let session = session.strip_prefix(&["<", pid, "><"].concat()).map_or(session, |session| {
         session.strip_suffix('>').map_or(session, |session| session.trim_start_matches(is_base64))
     });
@@ -248,15 +263,15 @@ fn of_login(service: Service, text: &str) -> Option<Event> {
     }
     // In syslog without its type.
     let text = text.strip_prefix("Info: ").unwrap_or(text);
-    let text = text.strip_prefix("Disconnected: ").or_else(|| text.strip_prefix("Login aborted: "))?;
-    if let Some(text) = text.strip_prefix("Connection queue full (") {
-        is_reason(text).then_some(Event::QueueFullKill(service))
-    } else {
-        let text = text.strip_prefix(
-            "Maximum number of connections from user+IP exceeded (mail_max_userip_connections=",
-        )?;
-        is_reason(text).then_some(Event::UserConnectionLimit)
+    let ended = text.strip_prefix("Disconnected: ").or_else(|| text.strip_prefix("Login aborted: "));
+    if let Some(text) = ended.and_then(|text| text.strip_prefix("Connection queue full (")) {
+        return is_reason(text).then_some(Event::QueueFullKill(service));
     }
+    // Old ones do not say that it ended.
+    let text = ended
+        .unwrap_or(text)
+        .strip_prefix("Maximum number of connections from user+IP exceeded (mail_max_userip_connections=")?;
+    is_reason(text).then_some(Event::UserConnectionLimit)
 }
 
 /// Whether `text` is the rest of a reason in parentheses, in 2.4 with others behind it, and then what
@@ -298,10 +313,9 @@ fn service_or_other(name: &str) -> Service {
     Service::parse(name).unwrap_or_else(Service::other)
 }
 
-/// A number of digits only.
+/// A number of digits only, however many zeros it begins with.
 fn number(text: &str) -> Option<u32> {
-    skip(text, 1..=10, |byte| byte.is_ascii_digit()).filter(|rest| rest.is_empty())?;
-    text.parse().ok()
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]

@@ -46,14 +46,28 @@ pub fn unwrap(line: &str) -> Option<Cow<'_, str>> {
 
 /// Whether a container runtime continues `line` in the next one: Docker after 16 KiB, CRI where it says so.
 pub fn is_piece(line: &[u8]) -> bool {
-    if line.starts_with(br#"{"log":""#) {
-        // A quotation mark in the text is written as \", so this is the end of the text and of nothing else.
-        return memchr::memmem::find(line, br#"\n","#).is_none();
+    if let Some(text) = line.strip_prefix(br#"{"log":""#) {
+        return !ends_in_newline(text);
     }
     // The head is enough, and what follows may be cut anywhere.
     let head = &line[..line.len().min(64)];
     let head = head.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     cri(head).is_some_and(|(tag, _)| tag == "P")
+}
+
+/// Whether the text of JSON that `text` begins with ends in a newline, and another field follows it.
+fn ends_in_newline(text: &[u8]) -> bool {
+    let (mut place, mut newline) = (0, None);
+    while let Some(next) = text.get(place..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        place += next;
+        if text[place] == b'"' {
+            return newline == Some(place) && text[place..].starts_with(b"\",");
+        }
+        // A backslash takes the next byte with it.
+        place += 2;
+        newline = (text.get(place - 1) == Some(&b'n')).then_some(place);
+    }
+    false
 }
 
 /// Reads `TIMESTAMP stderr F `, to the tag and what follows.
@@ -165,4 +179,32 @@ fn shape<'a>(line: &'a str, shape: &str) -> Option<&'a str> {
 pub fn skip(line: &str, lengths: RangeInclusive<usize>, valid: impl Fn(u8) -> bool) -> Option<&str> {
     let length = line.bytes().position(|byte| !valid(byte)).unwrap_or(line.len());
     lengths.contains(&length).then(|| line.split_at_checked(length))?.map(|(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_has_no_newline_at_its_end() {
+        for (line, expected) in [
+            (r#"{"log":"x\n","stream":"stderr"}"#, false),
+            (r#"{"log":"\\\n","stream":"stderr"}"#, false),
+            (r#"{"log":"x","stream":"stderr"}"#, true),
+            // A backslash and an n.
+            (r#"{"log":"x\\n","stream":"stderr"}"#, true),
+            (r#"{"log":"x\n\",","stream":"stderr"}"#, true),
+            (r#"{"log":"x","stream":"\n","time":""}"#, true),
+            (r#"{"log":"x\nx","stream":"stderr"}"#, true),
+            (r#"{"log":"x\n"#, true),
+            (r#"{"log":"x\"#, true),
+            (r#"{"log":"\n"}"#, true),
+            ("2026-11-23T15:54:28.123456789Z stderr P x", true),
+            ("2026-11-23T15:54:28.123456789Z stderr F x", false),
+            ("2026-11-23T15:54:28.123456789Z stderr Px", false),
+            ("Nov 23 15:54:28 x stderr P x", false),
+        ] {
+            assert_eq!(is_piece(line.as_bytes()), expected, "{line}");
+        }
+    }
 }

@@ -1,4 +1,6 @@
 //! Blocks of bytes to whole lines, no I/O and no memory of its own.
+//!
+//! NULs before a line are no part of it: a writer that does not append leaves a hole where the log was truncated.
 
 use memchr::{memchr, memchr_iter, memrchr};
 use serde::{Deserialize, Serialize};
@@ -42,7 +44,7 @@ pub enum Before {
 pub struct Lines {
     /// They end within a line, whose rest is passed over.
     skipping: bool,
-    /// Their last line is a piece.
+    /// Their last line is a piece, by its first [`MAX_LINE`] bytes.
     piece: bool,
     /// Lines since the last long one.
     since_long: u8,
@@ -62,7 +64,10 @@ impl Lines {
     pub fn after(before: &[u8]) -> Self {
         let whole = memrchr(b'\n', before).map_or(0, |last| last + 1);
         let mut lines = Self::default().behind(&before[..whole]);
-        lines.skipping = whole < before.len();
+        let half = text_of(&before[whole..]);
+        if !half.is_empty() {
+            lines.skip(half);
+        }
         lines
     }
 
@@ -70,6 +75,16 @@ impl Lines {
     #[must_use]
     pub fn across_files(self) -> Self {
         Self { skipping: false, ..self }
+    }
+
+    /// Whether they end within a line, whose rest is passed over.
+    pub fn is_within_line(&self) -> bool {
+        self.skipping
+    }
+
+    /// Passes over what is still to come of the line that begins with `head`.
+    fn skip(&mut self, head: &[u8]) {
+        *self = Self { skipping: true, piece: is_piece(head), since_long: 0 };
     }
 
     /// What they are behind the lines of `whole`.
@@ -81,10 +96,11 @@ impl Lines {
                 return self;
             };
             end = memrchr(b'\n', &whole[..newline]).map_or(0, |before| before + 1);
+            let text = text_of(&whole[end..newline]);
             if line == 0 {
-                self.piece = header::is_piece(&whole[end..newline]);
+                self.piece = is_piece(text);
             }
-            if newline - end >= LONG_LINE {
+            if text.len() >= LONG_LINE {
                 self.since_long = line;
                 return self;
             }
@@ -102,9 +118,8 @@ impl Lines {
         if self.skipping {
             let Some(end) = memchr(b'\n', bytes) else { return Taken { bytes: bytes.len(), ..taken } };
             taken = Taken { bytes: end + 1, lines: 1, oversized: 0 };
-            *self = Self { since_long: 0, ..Self::default() };
+            self.skipping = false;
         }
-        taken.bytes += nuls(&bytes[taken.bytes..]);
         let rest = &bytes[taken.bytes..];
         if let Some(last) = memrchr(b'\n', rest) {
             let whole = &rest[..=last];
@@ -113,20 +128,27 @@ impl Lines {
             taken.oversized += count_oversized(whole);
             *self = self.search(whole, needles, on_line);
         }
-        if bytes.len() - taken.bytes > MAX_LINE {
-            self.skipping = true;
+        let rest = text_of(&bytes[taken.bytes..]);
+        taken.bytes = bytes.len();
+        if rest.len() > MAX_LINE {
+            self.skip(rest);
             taken.oversized += 1;
-            taken.bytes = bytes.len();
+        } else {
+            taken.bytes -= rest.len();
         }
         taken
     }
 
     /// Takes an unfinished line for a whole one: nobody will write to this file any more.
     pub fn finish(&mut self, rest: &[u8], needles: &Needles, on_line: OnLine) {
-        if !self.skipping && needles.search(rest).next(0).is_some() {
-            on_line(rest, self.before());
+        let line = text_of(rest);
+        if self.skipping || line.is_empty() {
+            return;
         }
-        self.skipping = !rest.is_empty();
+        if needles.search(line).next(0).is_some() {
+            on_line(line, self.before());
+        }
+        self.skip(line);
     }
 
     fn before(self) -> Before {
@@ -149,9 +171,9 @@ impl Lines {
             let end = memchr(b'\n', &whole[hit..]).map_or(whole.len(), |newline| hit + newline);
             lines = lines.behind(&whole[start..before]);
             start = before;
-            if end - start <= MAX_LINE {
-                let line = &whole[start..end];
-                on_line(&line[nuls(line)..], lines.before());
+            let line = text_of(&whole[start..end]);
+            if line.len() <= MAX_LINE {
+                on_line(line, lines.before());
             }
             searched = whole.len().min(end + 1);
         }
@@ -167,9 +189,14 @@ impl Lines {
     }
 }
 
-/// How many NULs `bytes` begins with: a writer that does not append leaves a hole where the log was truncated.
-fn nuls(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| **byte == 0).count()
+/// `line` without the hole before it.
+fn text_of(line: &[u8]) -> &[u8] {
+    &line[line.iter().take_while(|byte| **byte == 0).count()..]
+}
+
+/// Whether a container runtime continues `line`, of which no more is looked at than of any.
+fn is_piece(line: &[u8]) -> bool {
+    header::is_piece(&line[..line.len().min(MAX_LINE)])
 }
 
 /// How many lines of `whole`, which ends in a newline, are too long. Such a line covers a multiple of the bound,
@@ -182,156 +209,10 @@ fn count_oversized(whole: &[u8]) -> u64 {
         }
         let start = memrchr(b'\n', &whole[..place]).map_or(0, |newline| newline + 1);
         seen = memchr(b'\n', &whole[place..]).map_or(whole.len(), |newline| place + newline + 1);
-        count += u64::from(seen - 1 - start > MAX_LINE);
+        count += u64::from(text_of(&whole[start..seen - 1]).len() > MAX_LINE);
     }
     count
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The lines that come out when bytes arrive in `blocks`, read as files are: what was not taken is given again.
-    fn lines(blocks: &[&[u8]]) -> (Vec<Vec<u8>>, Taken) {
-        let needles = Needles::new(&["yes", "also"]);
-        let (mut lines, mut found, mut total, mut rest) =
-            (Lines::default(), Vec::new(), Taken::default(), Vec::new());
-        for block in blocks {
-            rest.extend_from_slice(block);
-            let taken = lines.take(&rest, &needles, &mut |line, _| found.push(line.to_vec()));
-            total.lines += taken.lines;
-            total.oversized += taken.oversized;
-            rest.drain(..taken.bytes);
-            assert!(rest.len() <= MAX_LINE);
-        }
-        (found, total)
-    }
-
-    #[test]
-    fn only_lines_with_a_needle_in_order() {
-        let (found, taken) = lines(&[b"no\nalso 1\nyes 2 also\n\nyes 3\nyes unfinished"]);
-        assert_eq!(found, [&b"also 1"[..], b"yes 2 also", b"yes 3"]);
-        assert_eq!(taken, Taken { bytes: 0, lines: 5, oversized: 0 });
-    }
-
-    #[test]
-    fn a_line_may_come_in_pieces() {
-        assert_eq!(lines(&[b"y", b"", b"e", b"s\nx", b"\n", b"\nyes", b"\n"]).0, [b"yes", b"yes"]);
-    }
-
-    #[test]
-    fn a_file_entered_in_the_middle_of_a_line() {
-        let needles = Needles::new(&["yes"]);
-        for (before, expected) in [(&b"half"[..], vec!["whole yes"]), (b"a\n", vec!["yes half", "whole yes"])]
-        {
-            let (mut lines, mut found) = (Lines::after(before), Vec::new());
-            lines.take(b"yes half\nwhole yes\n", &needles, &mut |line, _| found.push(line.to_vec()));
-            assert_eq!(found, expected.iter().map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn the_last_line_may_lack_its_newline() {
-        let (needles, mut found) = (Needles::new(&["yes"]), Vec::new());
-        let mut lines = Lines::default();
-        assert_eq!(lines.take(b"yes", &needles, &mut |_, _| unreachable!()), Taken::default());
-        lines.finish(b"yes", &needles, &mut |line, _| found.push(line.to_vec()));
-        lines.finish(b"", &needles, &mut |_, _| unreachable!());
-        assert_eq!(found, [b"yes"]);
-    }
-
-    #[test]
-    fn a_hole_before_a_line_is_no_part_of_it() {
-        assert_eq!(lines(&[&vec![0; 3 * MAX_LINE], b"\0\0yes\n\0yes\n"]).0, [b"yes", b"yes"]);
-    }
-
-    #[test]
-    fn what_continues_a_piece_is_told_from_a_line() {
-        let needles = Needles::new(&["yes"]);
-        let log = b"2026-11-23T15:54:28Z stderr P yes 1\n2026-11-23T15:54:28Z stderr F yes 2\n2026-11-23T15:54:28Z stderr F yes 3\n";
-        for cut in 0..=log.len() {
-            let (mut lines, mut found) = (Lines::default(), Vec::new());
-            let mut on_line = |_: &[u8], before| found.push(before == Before::Piece);
-            let first = lines.take(&log[..cut], &needles, &mut on_line).bytes;
-            lines.take(&log[first..], &needles, &mut on_line);
-            assert_eq!(found, [false, true, false], "{cut}");
-            let end = memrchr(b'\n', &log[..cut]).map_or(0, |newline| newline + 1);
-            assert_eq!(Lines::after(&log[..end]).piece, end == 36, "{end}");
-        }
-    }
-
-    #[test]
-    fn what_may_be_split_is_told_from_whole_lines() {
-        let needles = Needles::new(&["yes"]);
-        for (length, lines_between, expected) in [
-            (LONG_LINE, 0, Before::LongLine),
-            (LONG_LINE, 31, Before::LongLine),
-            (LONG_LINE, 32, Before::Lines),
-            (LONG_LINE - 1, 0, Before::Lines),
-        ] {
-            let log =
-                [&b"a\n".repeat(50)[..], &vec![b'-'; length], b"\n", &b"b\n".repeat(lines_between), b"yes\n"]
-                    .concat();
-            for cut in (0..=log.len()).step_by(7) {
-                let (mut lines, mut found) = (Lines::default(), Vec::new());
-                let mut on_line = |_: &[u8], before| found.push(before);
-                let first = lines.take(&log[..cut], &needles, &mut on_line).bytes;
-                lines.take(&log[first..], &needles, &mut on_line);
-                assert_eq!(found, [expected], "{length} {lines_between} {cut}");
-            }
-        }
-    }
-
-    #[test]
-    fn memory_stays_bounded_under_a_line_without_end() {
-        let (mut lines, needles) = (Lines::default(), Needles::new(&["yes"]));
-        let mut oversized = 0;
-        for _ in 0..1000 {
-            let taken = lines.take(&vec![b'x'; MAX_LINE + 1], &needles, &mut |_, _| unreachable!());
-            assert_eq!(taken.bytes, MAX_LINE + 1);
-            oversized += taken.oversized;
-        }
-        assert_eq!(oversized, 1);
-        let mut found = 0;
-        assert_eq!(lines.take(b"yes\nyes\n", &needles, &mut |_, _| found += 1).lines, 2);
-        assert_eq!(found, 1);
-    }
-
-    #[test]
-    fn the_bound_is_exact() {
-        for (length, oversized) in [(MAX_LINE, 0), (MAX_LINE + 1, 1), (3 * MAX_LINE, 1)] {
-            let log = [b"a\n", &b"yes ".repeat(length.div_ceil(4))[..length], b"\nb\n"].concat();
-            let (found, taken) = lines(&[&log]);
-            assert_eq!((found.len() as u64, taken.oversized), (1 - oversized, oversized), "{length}");
-        }
-    }
-
-    proptest! {
-        /// However a log is cut into blocks, the same lines come out as from `split`.
-        #[test]
-        fn cuts_do_not_matter(
-            parts in prop::collection::vec(
-                prop_oneof![
-                    4 => Just(b"yes".to_vec()), 4 => Just(b"\n".to_vec()), 2 => Just(b"also\n".to_vec()),
-                    2 => prop::collection::vec(1_u8.., 0..9), 1 => Just(vec![b'-'; MAX_LINE - 2]),
-                ], 0..20),
-            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
-        ) {
-            let log = parts.concat();
-            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(log.len() + 1)).collect();
-            places.extend([0, log.len()]);
-            places.sort_unstable();
-            let blocks: Vec<&[u8]> = places.windows(2).map(|pair| &log[pair[0]..pair[1]]).collect();
-            let mut whole: Vec<&[u8]> = log.split(|byte| *byte == b'\n').collect();
-            let tail = whole.pop().unwrap_or_default();
-            let (long, short): (Vec<&[u8]>, Vec<&[u8]>) = whole.iter().partition(|line| line.len() > MAX_LINE);
-            let holds = |line: &&[u8]| line.windows(3).any(|at| at == b"yes") || line.windows(4).any(|at| at == b"also");
-            let expected: Vec<Vec<u8>> = short.into_iter().filter(holds).map(<[u8]>::to_vec).collect();
-            let (found, taken) = lines(&blocks);
-            prop_assert_eq!(found, expected);
-            prop_assert_eq!(taken.lines, whole.len() as u64);
-            prop_assert_eq!(taken.oversized, long.len() as u64 + u64::from(tail.len() > MAX_LINE));
-        }
-    }
-}
+mod tests;

@@ -30,7 +30,9 @@ pub struct Identity {
 impl Identity {
     /// The identity of the file with this metadata.
     pub fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino(), birth: metadata.created().ok() }
+        // What was made before 1970 is on a file system that does not say.
+        let birth = metadata.created().ok().filter(|birth| *birth >= SystemTime::UNIX_EPOCH);
+        Self { device: metadata.dev(), inode: metadata.ino(), birth }
     }
 }
 
@@ -60,6 +62,16 @@ impl Place {
     /// The place `offset` in a file, whatever stands before it.
     pub fn unread(identity: Identity, offset: u64) -> Self {
         Self { offset, ..Self::start(identity) }
+    }
+
+    /// Whether anybody can have stopped there: it is known what stands before it or nothing is, and it is not within
+    /// a line unless that is passed over.
+    pub fn is_possible(&self) -> bool {
+        let length = self.fingerprint.len();
+        let whole = length as u64 == self.offset.min(FINGERPRINT as u64) && length == self.head.len();
+        let last = self.fingerprint.iter().rfind(|byte| **byte != 0);
+        let at_line = last.is_none_or(|last| *last == b'\n') || self.lines.is_within_line();
+        length == 0 && self.head.is_empty() || whole && at_line
     }
 
     /// Moves on by `length` bytes in `bytes`, which hold the fingerprint and what was read behind it.

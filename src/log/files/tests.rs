@@ -44,6 +44,7 @@ impl Log {
 
     /// As if the program had ended and begun again, with what it saved.
     fn restart(&mut self, names: &[&str]) {
+        assert!(self.files.kept().are_possible());
         let saved = serde_json::to_string(&self.files.kept()).unwrap();
         self.follow(names, serde_json::from_str(&saved).unwrap());
     }

@@ -226,6 +226,23 @@ fn what_else_is_counted() {
             failed("imap", Failure::OutOfMemory),
         ),
         (
+            "imap-login: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10): user=<u1>, method=PLAIN, rip=192.0.2.1, lip=192.0.2.2, TLS",
+            Event::UserConnectionLimit,
+        ),
+        (
+            "imap-login: Disconnected: Connection queue full (no auth attempts): rip=192.0.2.1, lip=192.0.2.2",
+            kill("imap-login"),
+        ),
+        // What a client calls itself changes nothing of what happened to it.
+        (
+            "imap-login: Info: Disconnected: Connection queue full (no auth attempts in 4 secs): user=<: Fatal: master: service(>",
+            kill("imap-login"),
+        ),
+        (
+            "pop3-login: Info: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1): user=<x: Fatal: master: service(imap): child 1>",
+            Event::UserConnectionLimit,
+        ),
+        (
             &format!("imap(u1): Fatal: master: service(imap): child 21111 returned error 83 {memory})"),
             failed("imap", Failure::OutOfMemory),
         ),
@@ -261,6 +278,18 @@ fn what_a_client_may_have_begun() {
     assert_eq!(take(kill, Before::Lines), (false, 1));
     assert_eq!(take(kill, Before::LongLine), (true, 0));
     assert_eq!(take(kill, Before::Piece), (true, 0));
+    // In syslog what is of type Info has no type: a client's text stands right behind the name of the process.
+    for text in [
+        "imap-login: Error: master(imap): read() failed: Remote closed connection (destination service { process_limit } reached?) (client-pid=1, client-id=1, rip=::1, created 1 msecs ago, received 0/4 bytes)",
+        "imap-login: Disconnected: Maximum number of connections from user+IP exceeded (mail_max_userip_connections=1)",
+        "imap-login: Fatal: master: service(imap): child 7 returned error 83 (Out of memory (service imap { vsz_limit=2 MB }, you may need to increase it))",
+    ] {
+        let line = format!("Nov 24 02:18:08 vm dovecot: {text}");
+        assert_eq!(take(&line, Before::Lines), (false, 1), "{line}");
+        assert_eq!(take(&line, Before::LongLine), (true, 0), "{line}");
+    }
+    let failed = "Nov 24 02:18:08 vm dovecot: master: Error: service(pop3): command startup failed, throttling for 2.000 secs";
+    assert_eq!(take(failed, Before::LongLine), (false, 1));
     // No client makes a process say that it is the master.
     assert_eq!(take(reload, Before::LongLine), (false, 1));
     assert_eq!(take(reload, Before::Piece), (true, 0));
@@ -296,6 +325,10 @@ fn every_limit() {
             reuse_port: false,
         }))
     };
+    assert_eq!(
+        line("imap-login): process_limit (00000000001024) reached"),
+        warning("imap-login", LimitKind::Process, 1024)
+    );
     assert_eq!(line("My Service): process_limit (5) reached"), odd("other", Some(5)));
     assert_eq!(line("imap-login): process_limit (99999999999999999999) reached"), odd("imap-login", None));
 }
