@@ -90,7 +90,11 @@ class Forging:
                 connection.sendall(part)
                 answer = b""
                 while not re.search(answered, answer):
-                    data = connection.recv(4096)
+                    try:
+                        data = connection.recv(4096)
+                    except ConnectionResetError:
+                        # It has not read what we said last.
+                        return
                     if not data:
                         return
                     answer += data
