@@ -680,7 +680,7 @@ class OfAccess(OfAState):
 class OfTheLandingPage(OfAState):
     """What a person sees of each source."""
 
-    BIG = 6 << 30
+    BIG = 2 << 30
 
     def source(self, exporter: Exporter, name: str) -> tuple[str, str]:
         """Whether it is up, and what else is said."""
