@@ -1,6 +1,7 @@
 # make test   everything CI runs; installs what it needs
 # make fuzz   only the fuzzing, for FUZZ_SECONDS (60)
 # make demo   the story of an overload, with a real Dovecot and a real Prometheus; KEEP=1 keeps it up
+# make soak   a week of log at full speed, and a million scripts against the follower's model; SOAK_LINES, MODEL_SCRIPTS
 # make bench  the benchmarks, each beside a peer
 # make golden the golden pages and docs/METRICS.md anew; read the difference
 
@@ -9,7 +10,7 @@ CARGO_DENY = 0.20.2
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit fuzz e2e demo bench golden build packages demo-packages witness
+.PHONY: test lint unit fuzz e2e demo soak bench golden build packages demo-packages witness
 
 test: packages lint unit fuzz e2e
 
@@ -46,6 +47,10 @@ e2e: build witness
 
 demo: demo-packages build
 	python3 demo/demo.py
+
+soak: packages build
+	nice python3 tests/e2e/soak.py
+	MODEL_SCRIPTS=$${MODEL_SCRIPTS:-1000000} nice cargo test --release --locked model
 
 bench: packages build witness
 	python3 bench/bench.py

@@ -67,7 +67,7 @@ impl KeptFiles {
             is_pattern(Path::new(log)) || paths.keys().all(|path| path == log)
         };
         let kept = self.logs.values().flat_map(BTreeMap::values);
-        let mut places = kept.flat_map(Kept::places).chain(&self.left);
+        let mut places = kept.flat_map(|kept| &kept.places).chain(&self.left);
         self.logs.iter().all(own) && places.all(Place::is_possible)
     }
 }

@@ -32,14 +32,7 @@ pub struct Kept {
     /// Where the path really led then, if it is a link.
     real: Option<PathBuf>,
     /// How far the files were read, the present one and those that left the path.
-    places: Vec<Place>,
-}
-
-impl Kept {
-    /// How far the files were read.
-    pub fn places(&self) -> &[Place] {
-        &self.places
-    }
+    pub places: Vec<Place>,
 }
 
 /// One path.

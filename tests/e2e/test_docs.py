@@ -1,6 +1,7 @@
 """The README does what it says: its commands run, and Dovecot takes the settings it recommends."""
 
 import re
+import shlex
 import subprocess
 import tempfile
 import unittest
@@ -35,16 +36,18 @@ class Commands(unittest.TestCase):
         self.assertEqual(len(commands), 4)
         for command in commands:
             with self.subTest(command), tempfile.TemporaryDirectory() as folder:
-                program, pipe, end = exporter_path(), "true | ", " --web.listen-address=127.0.0.1:0"
-                flags = command.partition("dovecot-capacity-exporter ")[2]
-                feed = pipe if command.startswith("dovecot -F") else ""
+                flags = shlex.split(command.partition("dovecot-capacity-exporter ")[2])
                 server = subprocess.Popen(
-                    ["sh", "-c", f"{feed}exec {program} {flags}{end}"], cwd=folder, stderr=subprocess.PIPE, text=True
+                    [exporter_path(), *flags, "--web.listen-address=127.0.0.1:0"],
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
                 )
                 try:
                     lines = []
                     wait_until(lambda: lines.append(server.stderr.readline()) or "listening" in lines[-1], 20, command)
-                    name = flags.partition("=")[2].strip("'") or "journal:dovecot"
+                    name = flags[0].partition("=")[2] or "journal:dovecot"
                     self.assertIn(f"message=following log={name}", "".join(lines).replace('"', ""))
                 finally:
                     server.terminate()

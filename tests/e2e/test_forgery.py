@@ -7,11 +7,12 @@ import itertools
 import os
 import re
 import socket
+import subprocess
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 from imap_clients import HOST, Clients
-from lab import Dovecot, Exporter, Series, wait_until
+from lab import PASSWORD, Dovecot, Exporter, Series, wait_until
 
 SERVICE = "imap-login"
 UNANCHORED = "dovecot_exporter_log_unanchored_warnings_total"
@@ -24,6 +25,11 @@ MAY_MOVE = re.compile(
     r"|dovecot_exporter_log_(lines_total|bytes_total|unanchored_warnings_total|position_bytes|size_bytes"
     r"|last_read_timestamp_seconds)"
 )
+# How the last line of an answer begins.
+IMAP = rb"(^|\n)([za] (OK|NO|BAD)|\+|\* BAD)"
+POP3 = rb"(^|\n)(\+|-ERR)"
+SIEVE = rb"(^|\n)(OK|NO|BYE)"
+SMTP = rb"(^|\n)\d{3} "
 # Dovecot waits 2 s and more after a failed login.
 PATIENCE = 60
 
@@ -33,21 +39,23 @@ def warning(number: int, limit: str = "process_limit") -> str:
     return f"master: Warning: service({SERVICE}): {limit} ({number}) {DROPPED}"
 
 
-class Forgery:
-    """The same forgeries against both generations."""
+class Forging:
+    """A Dovecot that logs as much as it can, and clients that know it."""
 
     generation: str
+    protocols: tuple[str, ...] = ("imap",)
+    # 2.3 logs the ID command if it is told to.
+    settings = {"2.3": "imap_id_log = *\n", "2.4": ""}
 
     def setUp(self: unittest.TestCase) -> None:
-        # 2.3 logs the ID command if it is told to.
-        settings = "imap_id_log = *\n" if self.generation == "2.3" else ""
         name = f"forgery-{os.getpid()}"
         self.dovecot = self.enterContext(
             Dovecot(
                 self.generation,
                 instance_name=name,
+                protocols=self.protocols,
                 services={SERVICE: {"process_limit": 40}},
-                settings=settings,
+                settings=self.settings[self.generation],
                 auth_verbose=True,
                 auth_debug=True,
             )
@@ -70,19 +78,23 @@ class Forgery:
     def key(self, name: str) -> Series:
         return name, frozenset({("log", str(self.dovecot.log_path))})
 
-    def talk(self, *parts: bytes) -> None:
-        """Sends each part when the last is answered, and stays until the server ends it or says z OK or z NO."""
+    def talk(self, *parts: bytes, port: str = "imap", answered: bytes = IMAP) -> None:
+        """Sends each part when the last is answered, and stays until the server ends it or has answered them all."""
         # Each from an address of its own: Dovecot makes those wait who fail often.
         address = next(self.addresses)
         with socket.create_connection(
-            (HOST, self.dovecot.ports["imap"]), PATIENCE, source_address=(address, 0)
+            (HOST, self.dovecot.ports[port]), PATIENCE, source_address=(address, 0)
         ) as connection:
             connection.recv(4096)
             for part in parts:
                 connection.sendall(part)
                 answer = b""
-                while not re.search(rb"(^|\n)([za] (OK|NO|BAD)|\+|\* BAD)", answer):
-                    data = connection.recv(4096)
+                while not re.search(answered, answer):
+                    try:
+                        data = connection.recv(4096)
+                    except ConnectionResetError:
+                        # It has not read what we said last.
+                        return
                     if not data:
                         return
                     answer += data
@@ -150,6 +162,10 @@ class Forgery:
         self.assertGreater(len(self.dovecot.warnings()), 0)
         all_counted()
         self.assertEqual(page["dovecot_master_reloads_total", frozenset()], 1)
+
+
+class Forgery(Forging):
+    """The same forgeries against both generations."""
 
     def test_user_names(self) -> None:
         time = "Nov 23 16:00:00"
@@ -260,6 +276,154 @@ class Forgery:
         self.at_once([(self.plain, "p" * pad + name(5800 - pad, 9000)) for pad in range(0, 110, 5)])
         wait_until(lambda: len(parts("(9000)")) >= 60, PATIENCE, "the long names in the log")
         self.assert_nothing_moved(unanchored=60)
+
+
+class Fields(Forging):
+    """Every field of every protocol that a client fills in, each with a number of its own."""
+
+    protocols = ("imap", "pop3", "submission", "sieve", "lmtp")
+    # The numbers of those that are logged at all: measured.
+    logged: set[int]
+    _SNI = "login_log_format_elements = user=<%{user}> method=%{mechanism} rip=%{rip} name=<%{local_name}>\n"
+    settings = {
+        "2.3": "imap_id_log = *\nimap_id_retain = yes\nmail_debug = yes\nverbose_ssl = yes\n"
+        "auth_verbose_passwords = plain\nauth_mechanisms = plain login\n"
+        "mail_plugins = notify mail_log\nplugin {\n"
+        "  mail_log_events = delete undelete expunge copy save mailbox_create mailbox_delete mailbox_rename\n"
+        "  mail_log_fields = uid box msgid from subject flags\n}\n" + _SNI,
+        "2.4": "imap_id_retain = yes\nlog_debug = category=mail or category=imap or category=ssl or category=auth\n"
+        "auth_verbose_passwords = plain\nauth_mechanisms = plain login\n"
+        "mail_plugins = notify mail_log\n"
+        "mail_log_events = delete undelete expunge copy save mailbox_create mailbox_delete mailbox_rename\n"
+        "mail_log_fields = uid box msgid from subject flags\n" + _SNI,
+    }
+
+    def session(self, *commands: str, user: str) -> list[bytes]:
+        """Commands of a client that is logged in."""
+        login = f"a LOGIN {user} {PASSWORD}\r\n".encode()
+        return [login, *(f"z {command}\r\n".encode() for command in commands)]
+
+    def over_tls(self, name: str, port: str) -> None:
+        """A failed login of a client that names the server so."""
+        command = ["openssl", "s_client", "-quiet", "-servername", name]
+        command += ["-connect", f"{HOST}:{self.dovecot.ports[port]}", "-bind", f"{next(self.addresses)}:0"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, **pipes) as client:
+            client.stdin.write(b"z LOGIN u1 wrong\r\n")
+            client.stdin.flush()
+            for line in client.stdout:
+                if line.startswith(b"z "):
+                    break
+            client.terminate()
+
+    def plain_of(self, number: int, authorize: str = "") -> str:
+        return base64.b64encode(f"{authorize}\0{warning(number)}\0x".encode()).decode()
+
+    def test_each(self: unittest.TestCase) -> None:
+        def b64(number: int) -> bytes:
+            return base64.b64encode(warning(number).encode()) + b"\r\n"
+
+        text = warning
+        mail = (
+            f"From: <{text(131)}>\r\nSubject: {text(132)}\r\nMessage-ID: <{text(133)}>\r\n\r\n{text(134)}\r\n"
+        )
+        ends = {"pop3": POP3, "sieve": SIEVE, "submission": SMTP, "lmtp": SMTP}
+        pop3, sieve, smtp, lmtp = ({"port": port, "answered": end} for port, end in ends.items())
+        talks = [
+            # --- before the login
+            ([b"z AUTHENTICATE PLAIN\r\n", self.plain_of(101).encode() + b"\r\n"], {}),
+            ([b"z AUTHENTICATE LOGIN\r\n", b64(102), b64(103)], {}),
+            ([f"z AUTHENTICATE PLAIN {self.plain_of(104, text(105))}\r\n".encode()], {}),
+            ([f'a ID ("name" "{text(106)}")\r\n'.encode(), b"z LOGIN u3 wrong\r\n"], {}),
+            ([f'a ID ("{text(107)[:30]}" "{text(108)}")\r\n'.encode(), b"z LOGOUT\r\n"], {}),
+            ([f'a ID ("x-originating-ip" "{text(109)}" "x-session-id" "{text(110)}")\r\n'.encode(), b"z LOGOUT\r\n"], {}),
+            ([f"z {text(111)}\r\n".encode()], {}),
+            ([f'z LOGIN u4 "{text(112)}"\r\n'.encode()], {}),
+            # --- of one who is logged in
+            (
+                self.session(
+                    f'ID ("name" "{text(120)}")',
+                    f'CREATE "{text(121)}"',
+                    f'SELECT "{text(122)}"',
+                    f'STATUS "{text(123)}" (MESSAGES)',
+                    f'RENAME "{text(121)}" "{text(124)}"',
+                    f'SELECT "{text(124)}"',
+                    f'DELETE "{text(124)}"',
+                    f'SUBSCRIBE "{text(125)}"',
+                    f"{text(126)}",
+                    f'LIST "" "{text(127)}"',
+                    f'CREATE "x&{text(128)}"',
+                    user="u5",
+                ),
+                {},
+            ),
+            (
+                [
+                    *self.session(user="u6"),
+                    f"z APPEND INBOX (\\Deleted) {{{len(mail)}}}\r\n".encode(),
+                    f"{mail}\r\n".encode(),
+                    b"z SELECT INBOX\r\n",
+                    f'z SEARCH SUBJECT "{text(135)}"\r\n'.encode(),
+                    b"z EXPUNGE\r\n",
+                ],
+                {},
+            ),
+            # --- POP3, ManageSieve, submission, LMTP
+            ([f"USER {text(141)}\r\n".encode(), b"PASS x\r\n"], pop3),
+            ([f"AUTH PLAIN {self.plain_of(142)}\r\n".encode()], pop3),
+            ([f"{text(143)}\r\n".encode(), b"USER u7\r\n", f"PASS {text(144)}\r\n".encode()], pop3),
+            ([f'AUTHENTICATE "PLAIN" "{self.plain_of(151)}"\r\n'.encode()], sieve),
+            ([f"{text(152)}\r\n".encode()], sieve),
+            ([f"EHLO {text(161)}\r\n".encode(), f"AUTH PLAIN {self.plain_of(162)}\r\n".encode()], smtp),
+            ([f"HELO {text(163)}\r\n".encode(), f"MAIL FROM:<{text(164)}>\r\n".encode(), b"QUIT\r\n"], smtp),
+            (
+                [
+                    f"LHLO {text(171)}\r\n".encode(),
+                    f'MAIL FROM:<"{text(172)}"@example.com>\r\n'.encode(),
+                    f'RCPT TO:<"{text(173)}"@example.com>\r\n'.encode(),
+                    f"RCPT TO:<{text(174)}>\r\n".encode(),
+                    b"RSET\r\n",
+                    b"MAIL FROM:<>\r\n",
+                    b"RCPT TO:<u8>\r\n",
+                    b"DATA\r\n",
+                    f"{mail.replace('(13', '(18')}.\r\n".encode(),
+                    f"{text(175)}\r\n".encode(),
+                    b"QUIT\r\n",
+                ],
+                lmtp,
+            ),
+        ]
+
+        def speak(parts: list[bytes], options: dict) -> None:
+            self.talk(*parts, **options)
+
+        forgeries: list[tuple] = [(speak, *talk) for talk in talks]
+        # What TLS calls the server by, of which a library may want that it looks like a name.
+        forgeries += [(self.over_tls, text(191), "imaps"), (self.over_tls, f"x\n{text(192)}", "imaps")]
+        self.at_once(forgeries)
+
+
+        def found(end: str) -> set[int]:
+            return {int(number) for number in re.findall(rf"limit \((1\d\d)\){end}", self.dovecot.log_text())}
+
+        # The test is of as many fields as Dovecot logs. It cuts some short.
+        wait_until(lambda: self.logged <= found(""), PATIENCE, f"{self.logged} in the log")
+        whole = found(f" {DROPPED}")
+        print(f"\n{self.id()}: in the log {sorted(found(''))}, whole {sorted(whole)}", flush=True)
+        self.assert_nothing_moved(unanchored=len(whole))
+
+
+class Fields23(Fields, unittest.TestCase):
+    generation = "2.3"
+    logged = {101, 102, 104, 106, 108, 109, 110, 112, 120, 121, 122, 123, 124, 131, 132, 133, 141, 142, 144}
+    logged |= {151, 161, 162, 163, 164, 173, 181, 182, 183, 191, 192}
+
+
+class Fields24(Fields, unittest.TestCase):
+    generation = "2.4"
+    # Of what TLS calls the server it takes only what looks like a name.
+    logged = {101, 102, 104, 106, 108, 112, 120, 121, 122, 123, 124, 131, 132, 133, 135, 141, 142, 144}
+    logged |= {151, 162, 173, 181, 182, 183}
 
 
 class Forgery23(Forgery, unittest.TestCase):
