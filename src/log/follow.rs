@@ -24,6 +24,7 @@ use super::{
 pub const LINGER: Duration = Duration::from_secs(30);
 /// Files that left one path and are still read. One more, and the oldest is given up.
 pub const MAX_RETIRED: usize = 8;
+
 /// What a restart needs to know of one path.
 #[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct Kept {
@@ -72,20 +73,7 @@ impl Follower {
                 known.leave(Place::unread(identity, found.len()));
             }
         }
-        let (current, retired, real, resumed) = (None, vec![], None, None);
-        let mut follower = Self {
-            path,
-            trouble: None,
-            size: 0,
-            current,
-            retired,
-            seen,
-            real,
-            missing: false,
-            read: now,
-            there: now,
-            resumed,
-        };
+        let mut follower = Self::at(path, seen, now);
         // At once, so that it is read to its end even if it leaves the path before the first pass.
         follower.current = follower.open(known, now).ok().map(|(tail, _)| tail);
         follower.current.iter_mut().for_each(|tail| tail.skip_copied(known.left()));
@@ -99,21 +87,23 @@ impl Follower {
                 known.leave(place.clone());
             }
         }
-        let (seen, real) = (kept.seen, kept.real.clone());
-        let resumed = Some(kept);
-        let (current, retired) = (None, vec![]);
+        let follower = Self::at(path, kept.seen, now);
+        Self { real: kept.real.clone(), resumed: Some(kept), ..follower }
+    }
+
+    fn at(path: PathBuf, seen: SystemTime, now: Instant) -> Self {
         Self {
             path,
             trouble: None,
             size: 0,
-            current,
-            retired,
+            current: None,
+            retired: vec![],
             seen,
-            real,
+            real: None,
             missing: false,
             read: now,
             there: now,
-            resumed,
+            resumed: None,
         }
     }
 
