@@ -325,11 +325,13 @@ impl Follower {
     /// and copies of files that were read up to `origins` and truncated or left since, or of those that are read no
     /// longer.
     fn sweep(&mut self, mut origins: Vec<Place>, state: &mut LogState, reader: &mut Reader) {
+        let present = metadata(&self.path).ok().map(|found| Identity::of(&found));
         // A link may lead elsewhere by now.
         let here = self.real.as_ref().unwrap_or(&self.path);
         for (path, found) in siblings::find(here).unwrap_or_default() {
             let identity = Identity::of(&found);
-            if reader.known.has(&identity) {
+            // What the path leads to is no rotated file.
+            if reader.known.has(&identity) || present == Some(identity) {
                 continue;
             }
             let Ok(file) = File::open(path) else { continue };

@@ -459,11 +459,11 @@ impl Ideal {
 
     /// Finds what came and went between two looks, and copies of what was truncated.
     fn sweep(&mut self, here: usize, mut origins: Vec<(usize, Place)>, disk: &Disk) {
-        let seen = self.follows[here].seen;
+        let (seen, present) = (self.follows[here].seen, self.follows[here].resolve(disk));
         let real = self.follows[here].real.or(self.follows[here].name);
         for file in real.map(|real| disk.siblings(NAMES[real])).unwrap_or_default() {
             let found = &disk.files[file];
-            if self.known.contains_key(&file) || found.born.tick < seen.tick {
+            if self.known.contains_key(&file) || present == Some(file) || found.born.tick < seen.tick {
                 continue;
             }
             if found.born.order <= seen.order {
