@@ -326,11 +326,10 @@ impl Follower {
     /// longer.
     fn sweep(&mut self, mut origins: Vec<Place>, state: &mut LogState, reader: &mut Reader) {
         let present = metadata(&self.path).ok().map(|found| Identity::of(&found));
-        // A link may lead elsewhere by now.
+        // That is no rotated file; and a link may lead elsewhere by now.
         let here = self.real.as_ref().unwrap_or(&self.path);
         for (path, found) in siblings::find(here).unwrap_or_default() {
             let identity = Identity::of(&found);
-            // What the path leads to is no rotated file.
             if reader.known.has(&identity) || present == Some(identity) {
                 continue;
             }
@@ -343,8 +342,8 @@ impl Follower {
             };
             // What a copy holds of a file that is still read will be read there.
             let is_there = self.current.iter().chain(&self.retired).any(|tail| tail.begins_as(head));
-            let left =
-                || reader.known.left().find(|left| is_new && !is_there && begin_alike(&left.head, head));
+            let is_left = |left: &&Place| is_new && !is_there && begin_alike(&left.head, head);
+            let left = || reader.known.left().filter(is_left).max_by_key(|left| left.offset);
             let origin = origins.iter().rev().find(is_copy).or_else(left).cloned();
             let place = match origin {
                 Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {
