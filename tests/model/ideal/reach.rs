@@ -11,6 +11,11 @@ impl Ideal {
         let Some(Place { offset, .. }) = place.copied().filter(|place| place.offset <= found.bytes.len())
         else {
             self.exact = false;
+            if self.is_open(source) {
+                // Another path led to the original, whose lines were not read yet.
+                self.twice.extend(numbers(&found.bytes));
+                self.maybe.extend(numbers(&found.bytes));
+            }
             return;
         };
         if !found.bytes[..offset].contains(&b'\n') {
