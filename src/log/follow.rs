@@ -317,11 +317,12 @@ impl Follower {
     /// and copies of files that were read up to `origins` and truncated or left since, or of those that are read no
     /// longer.
     fn sweep(&mut self, mut origins: Vec<Place>, state: &mut LogState, reader: &mut Reader) {
-        // A link may lead elsewhere by now.
+        let present = metadata(&self.path).ok().map(|found| Identity::of(&found));
+        // That is no rotated file; and a link may lead elsewhere by now.
         let here = self.real.as_ref().unwrap_or(&self.path);
         for (path, found) in siblings::find(here).unwrap_or_default() {
             let identity = Identity::of(&found);
-            if reader.known.has(&identity) {
+            if reader.known.has(&identity) || present == Some(identity) {
                 continue;
             }
             let Ok(file) = File::open(path) else { continue };
@@ -333,8 +334,8 @@ impl Follower {
             };
             // What a copy holds of a file that is still read will be read there.
             let is_there = self.current.iter().chain(&self.retired).any(|tail| tail.begins_as(head));
-            let left =
-                || reader.known.left().find(|left| is_new && !is_there && begin_alike(&left.head, head));
+            let is_left = |left: &&Place| is_new && !is_there && begin_alike(&left.head, head);
+            let left = || reader.known.left().filter(is_left).max_by_key(|left| left.offset);
             let origin = origins.iter().rev().find(is_copy).or_else(left).cloned();
             let place = match origin {
                 Some(origin) if origin.holds(&file, found.len()).is_ok_and(|holds| holds) => {

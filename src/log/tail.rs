@@ -106,8 +106,8 @@ impl Tail {
             begin_alike(&place.head, &head[..length])
                 && place.holds(&self.file, size).is_ok_and(|holds| holds)
         };
-        let mut origins = places.filter(|_| self.place.offset == 0).filter(is_origin);
-        if let Some(origin) = origins.next() {
+        let origins = places.filter(|_| self.place.offset == 0).filter(is_origin);
+        if let Some(origin) = origins.max_by_key(|place| place.offset) {
             let identity = self.place.identity;
             self.length = origin.offset;
             self.place = Place { identity, ..origin.clone() };

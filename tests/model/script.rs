@@ -1,5 +1,7 @@
 //! What may happen: steps of writers, of rotations and of the program, in any order.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 /// The logs that are written: one that a flag names, two to which a link may lead, three that a pattern matches.
@@ -143,4 +145,24 @@ pub fn script() -> impl Strategy<Value = Script> {
     let before = prop::array::uniform(prop::option::of(0..4_usize));
     (before, any::<bool>(), prop::bool::weighted(0.8), prop::collection::vec(step(), 1..50))
         .prop_map(|(before, begun, saved, steps)| Script { before, begun, saved, steps })
+}
+
+/// That each kind of step was done, and came out in each way, in at least one script of two hundred; and that nearly
+/// every line and every comparison was certain.
+#[expect(clippy::print_stdout, reason = "a long run tells what it was made of")]
+pub fn assert_all_happened(statistics: &BTreeMap<String, u64>, scripts: usize) {
+    let steps = "Write Begin Reopen Copy Truncate Remove RemoveRotated Compress Restore HardLink Switch MoveFolder Tick \
+                 Pass Glance Linger Save Restart Crash Create Date NoCreate CreateKeep CopyTruncate CopyDelete Delete \
+                 Twice Replace Edit Rewrite";
+    let outcomes = ["truncated", "rotated", "swept", "copy", "taken up", "given up", "another's"];
+    for kind in steps.split_whitespace().chain(outcomes) {
+        let times = statistics.get(kind).copied().unwrap_or_default();
+        assert!(
+            times >= scripts as u64 / 200,
+            "{kind} happened {times} times in {scripts} scripts: {statistics:#?}"
+        );
+    }
+    assert!(statistics["maybe"] * 50 < statistics["counted"], "too much is uncertain: {statistics:#?}");
+    assert!(statistics["inexact"] * 3 < statistics["exact"], "too much is inexact: {statistics:#?}");
+    println!("{scripts} scripts: {statistics:?}");
 }
