@@ -181,9 +181,14 @@ impl Reader<'_> {
         let start = tail.place.offset - known as u64;
         let length = read(&tail.file, self.buffer, start).unwrap_or_default();
         if length > known && self.buffer[..known] == tail.place.fingerprint {
-            tail.place.lines.finish(&self.buffer[known..length], self.needles, &mut *self.on_line);
+            // Whole lines may have come since it was drained.
+            let bytes = &self.buffer[known..length];
+            let taken = tail.place.lines.take(bytes, self.needles, &mut *self.on_line);
+            tail.place.lines.finish(&bytes[taken.bytes..], self.needles, &mut *self.on_line);
+            state.counts.lines += taken.lines;
+            state.counts.oversized_lines += taken.oversized;
+            state.counts.bytes += bytes.len() as u64;
             tail.place.advance(&self.buffer[..length], length - known);
-            state.counts.bytes += (length - known) as u64;
         }
         self.known.leave(tail.place);
     }
