@@ -727,7 +727,7 @@ class Overload(Beside, unittest.TestCase):
             # What it said last may still be on its way from the log to the exporter.
             file = str(dovecot.log_path)
             wait_until(
-                lambda: exporter.value("dovecot_exporter_log_position_bytes", file=file)
+                lambda: exporter.value("dovecot_exporter_log_position_bytes", log=file)
                 == dovecot.log_path.stat().st_size,
                 PATIENCE,
                 "the log to be read",
@@ -750,7 +750,7 @@ class Overload(Beside, unittest.TestCase):
                 "counted": counted(exporter.metrics()),
                 "logged": dict(warnings_by_limit(dovecot)),
                 "last": (shown, told),
-                "unanchored": exporter.value("dovecot_exporter_log_unanchored_warnings_total", file=file),
+                "unanchored": exporter.value("dovecot_exporter_log_unanchored_warnings_total", log=file),
             }
 
     def test_every_warning_is_counted(self) -> None:
