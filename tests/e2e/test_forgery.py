@@ -415,6 +415,28 @@ class Fields(Forging):
 
 class Fields23(Fields, unittest.TestCase):
     generation = "2.3"
+    kills = "dovecot_service_queue_full_kills_total"
+
+    def test_a_kill_in_a_second_line(self) -> None:
+        """An ID so long that its line is split: the second begins as the login process begins what it says itself."""
+        kill = "Disconnected: Connection queue full"
+        begins = r"^[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d imap-login: Info: " + kill
+
+        def identity(pad: int) -> bytes:
+            text = f"{kill}: user=<>, rip=127.0.0.1"
+            # A key may have 30 bytes.
+            pads = ["x" * min(pad, 25), "x" * max(0, min(pad - 25, 25)), "x" * max(0, pad - 50)]
+            fields = [f'"k{number:02}{"".join(pads[number : number + 1])}" "{text}"' for number in range(70)]
+            return f"a ID ({' '.join(fields)})\r\n".encode()
+
+        # One of each length of what stands before the split.
+        for first in range(0, 75, 15):
+            self.at_once([(self.talk, identity(pad), b"z LOGOUT\r\n") for pad in range(first, first + 15)])
+        self.assert_in_log(begins)
+        page = self.read_page()
+        moved = {key for key in page if key[0] == self.kills and page[key] != self.before.get(key, 0)}
+        self.assertEqual(moved, set())
+
     logged = {101, 102, 104, 106, 108, 109, 110, 112, 120, 121, 122, 123, 124, 131, 132, 133, 141, 142, 144}
     logged |= {151, 161, 162, 163, 164, 173, 181, 182, 183, 191, 192}
 
