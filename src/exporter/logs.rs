@@ -32,7 +32,8 @@ struct State {
     counts: BTreeMap<String, LogCounts>,
     kept: Kept,
     saver: Option<Saver>,
-    saved: Instant,
+    /// When a state was last handed over to be written.
+    saved: Option<Instant>,
 }
 
 impl Exporter {
@@ -93,11 +94,13 @@ impl Exporter {
                     log_change("state", known.as_ref(), trouble.as_ref());
                     *known = trouble;
                 }
-                if reader.has_changed() && state.saved.elapsed() >= SAVE_TIME {
+                // One that could not be written is tried again, though nothing is logged meanwhile.
+                let wanted = reader.has_changed() || lock(&self.state_trouble).is_some();
+                if wanted && state.saved.is_none_or(|saved| saved.elapsed() >= SAVE_TIME) {
                     let counts = counts(reader.states());
                     if saver.save(&self.checkpoint(counts, reader.kept())) {
                         reader.set_unchanged();
-                        state.saved = Instant::now();
+                        state.saved = Some(Instant::now());
                     }
                 }
             }
@@ -121,8 +124,7 @@ impl Exporter {
 
     /// Takes up what an earlier run has saved.
     fn restore(&self) -> State {
-        let mut state =
-            State { counts: BTreeMap::new(), kept: Kept::default(), saver: None, saved: Instant::now() };
+        let mut state = State { counts: BTreeMap::new(), kept: Kept::default(), saver: None, saved: None };
         let Some(path) = &self.config.state_file else { return state };
         match Checkpoint::load(path) {
             Ok(Some(checkpoint)) => {

@@ -2,7 +2,7 @@
 //!
 //! A pass is made of looks, not of events: it compares what the path leads to now with what it led to before, so
 //! that a missed event costs time and never a line. Known losses: what copytruncate destroys after its copy was
-//! made and before we read it; a rotated file that is compressed or removed before it was read to its end; a file
+//! made and before we read it, or before we read anything of that file; a rotated file that is compressed or removed before it was read to its end; a file
 //! that is made and removed within one pass, or, where the file system tells no times of birth, made and renamed.
 
 use std::{
@@ -264,6 +264,11 @@ impl Follower {
     fn read_retired(&mut self, state: &mut LogState, reader: &mut Reader) -> bool {
         let mut any = false;
         for mut tail in std::mem::take(&mut self.retired) {
+            if self.current.as_ref().is_some_and(|current| tail.has_become_a_copy_of(current)) {
+                // If what it is a copy of is truncated, what it holds more is found again.
+                reader.known.open.remove(&tail.place.identity);
+                continue;
+            }
             let read = reader.drain(&mut tail, state);
             state.counts.read_errors += u64::from(read.is_err());
             any |= matches!(read, Ok(Drained::Bytes));

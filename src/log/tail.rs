@@ -96,6 +96,13 @@ impl Tail {
         begin_alike(&self.place.head, head) || begin_alike(&own[..length], head)
     }
 
+    /// Whether this file, which was empty so far, is a copy of `other`, of which somebody had made no more than a name.
+    pub fn has_become_a_copy_of(&self, other: &Self) -> bool {
+        let mut head = [0; FINGERPRINT];
+        let length = if self.length == 0 { read(&self.file, &mut head, 0).unwrap_or_default() } else { 0 };
+        length > 0 && other.begins_as(&head[..length])
+    }
+
     /// Passes over what was read already, if this file, of which nothing was read yet, is a copy of one at one of
     /// `places`: an editor puts a copy in the place of what it edits.
     pub fn skip_copied<'a>(&mut self, places: impl Iterator<Item = &'a Place>) {

@@ -546,6 +546,25 @@ fn a_copy_beside_a_new_file_is_not_read_again() {
 }
 
 #[test]
+fn a_copy_that_is_begun_while_the_log_is_rotated_is_not_read_again() {
+    let mut log = Log::with(Some(""));
+    fs::rename(log.path("dovecot.log"), log.path("dovecot.log.1")).unwrap();
+    let writer = log.open("dovecot.log");
+    write(&writer, 1..3);
+    File::create(log.path("dovecot.log.2")).unwrap();
+    log.expect(1..3);
+    write(&writer, [3]);
+    fs::copy(log.path("dovecot.log"), log.path("dovecot.log.2")).unwrap();
+    log.pass();
+    // What was written before the copy ended is found in it.
+    write(&writer, [4]);
+    fs::copy(log.path("dovecot.log"), log.path("dovecot.log.2")).unwrap();
+    writer.set_len(0).unwrap();
+    write(&writer, [5]);
+    log.expect(1..6);
+}
+
+#[test]
 fn a_pattern_goes_on_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.log"), line(100)).unwrap();
