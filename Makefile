@@ -34,7 +34,7 @@ lint:
 	cargo clippy --locked --all-targets --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny@$(CARGO_DENY)
 	cargo deny --locked check bans licenses sources
-	cargo deny --locked --manifest-path fuzz/Cargo.toml check --config $(CURDIR)/deny.toml bans sources
+	cargo deny --locked --manifest-path fuzz/Cargo.toml --config deny.toml check bans sources
 
 unit:
 	cargo test --locked
