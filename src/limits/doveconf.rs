@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Limit, Limits, Settings};
+use super::{Limit, LimitSource, Limits, Settings, clamped, config::size, defaults::Generation};
 use crate::service::{Program, Service};
 
 /// It takes 10 ms where all is well.
@@ -26,22 +26,33 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
 /// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
 /// in silence.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 13] = [
     "base_dir",
     "instance_name",
     "log_path",
     "protocols",
     "default_process_limit",
     "default_client_limit",
+    "default_vsz_limit",
     "service_process_limit",
     "service_client_limit",
     "service_process_min_avail",
     "service_restart_request_count",
+    "service_vsz_limit",
     "service",
 ];
 
-/// What `doveconf` says of the configuration in `config`; the error is a sentence for the administrator.
-pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
+/// Why there are no limits, in a sentence for the administrator.
+#[derive(Debug)]
+pub enum Trouble {
+    /// There is no `doveconf`.
+    Absent(String),
+    /// It failed.
+    Failed(String),
+}
+
+/// What `doveconf` says of the configuration in `config`.
+pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
     // With -x variables are expanded as the master expands them, but files that values are taken from, the TLS
     // keys among them, must be readable; without it no more is needed than the configuration itself.
     let output = match run_twice(doveconf, &["-x"], config).await {
@@ -50,13 +61,17 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
     };
     match output {
         Ok((all, explicit)) => parse(&all, &explicit).ok_or_else(|| {
-            format!(
+            Trouble::Failed(format!(
                 "{} printed no services for {}: give --dovecot.doveconf the doveconf of Dovecot",
                 doveconf.display(),
                 config.display()
-            )
+            ))
         }),
-        Err(failure) => Err(in_words(doveconf, config, &failure)),
+        Err(failure) => {
+            let words = in_words(doveconf, config, &failure);
+            let absent = matches!(&failure, Failure::Start(error) if error.kind() == io::ErrorKind::NotFound);
+            Err(if absent { Trouble::Absent(words) } else { Trouble::Failed(words) })
+        }
     }
 }
 
@@ -248,11 +263,20 @@ impl<'a> Settled<'a> {
         Settings {
             program: self.setting(service, "executable").map(Program::of_executable),
             process_limit: self.limit(service, "process_limit"),
-            // The master takes the smaller of the two (`service_create`, src/master/service.c).
-            client_limit: client_limit.zip(count).map(|(clients, count)| clients.min(count)),
+            client_limit: clamped(client_limit, count),
             process_min_avail: min_avail.and_then(|number| number.parse().ok()),
             restart_request_count: count,
+            vsz_limit: self.vsz_limit(service),
         }
+    }
+
+    /// In 2.3, 0 means unlimited and 2^64 - 1 the default.
+    fn vsz_limit(&self, service: &str) -> Option<Limit<u64>> {
+        let bytes = |value| size(value, Generation::V24);
+        let own = self.setting(service, "vsz_limit").filter(|value| *value != "18446744073709551615 B");
+        let value = own.or_else(|| self.all.globals.get("default_vsz_limit").copied())?;
+        let limit = bytes(self.variable(value)?)?;
+        Some(if limit == Limit::Of(0) { Limit::Unlimited } else { limit })
     }
 }
 
@@ -275,10 +299,9 @@ fn parse(all: &str, explicit: &str) -> Option<Limits> {
         services,
         base_dir: global("base_dir").map(Into::into),
         instance_name: global("instance_name").map(Into::into),
-        // `syslog`, and the terminals that a container's log comes from, are no files to follow.
-        log_path: global("log_path")
-            .filter(|path| path.starts_with('/') && !path.starts_with("/dev/"))
-            .map(Into::into),
+        log_path: global("log_path").and_then(super::log_file),
+        source: LimitSource::Doveconf,
+        unknown: None,
     })
 }
 

@@ -62,6 +62,12 @@ pub static SERVICE_RESTART_REQUEST_LIMIT: Metric = gauge(
     &["service"],
     "Connections after which a process of the service ends; service_count before 2.4. 1 is high-security mode (a process per connection), +Inf is unlimited, as performance mode has it.",
 );
+/// Memory of one process.
+pub static SERVICE_VSZ_LIMIT: Metric = gauge(
+    "dovecot_service_vsz_limit_bytes",
+    &["service"],
+    "Address space that one process of the service may have: vsz_limit; +Inf if unlimited. A process that reaches it counts in dovecot_service_failures_total as out_of_memory.",
+);
 /// Warning lines.
 pub static SERVICE_DROP_WARNINGS: Metric = counter(
     "dovecot_service_drop_warnings_total",
@@ -222,7 +228,7 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 38] = [
+pub static CATALOGUE: [&Metric; 39] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
     &SERVICE_PROCESS_LIMIT,
@@ -231,6 +237,7 @@ pub static CATALOGUE: [&Metric; 38] = [
     &SERVICE_CONNECTION_CAPACITY,
     &SERVICE_PROCESS_MIN_AVAIL,
     &SERVICE_RESTART_REQUEST_LIMIT,
+    &SERVICE_VSZ_LIMIT,
     &SERVICE_DROP_WARNINGS,
     &SERVICE_LAST_DROP_WARNING,
     &SERVICE_QUEUE_FULL_KILLS,

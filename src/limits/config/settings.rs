@@ -1,0 +1,420 @@
+//! What lines of configuration set, in Dovecot's order (`config_parser_apply_line`, src/config/config-parser.c).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
+};
+
+use super::{
+    include::Lines,
+    line::{Line, Value},
+    number, size,
+};
+use crate::limits::defaults::{DEFAULTS, Generation, built_in};
+
+/// Settings by name. One that was set to what cannot be known is `None`.
+pub type Values = BTreeMap<String, Option<String>>;
+
+/// A level of the configuration.
+#[derive(Debug, Default)]
+pub struct Section {
+    /// What is set on it.
+    pub values: Values,
+    /// The groups it includes, by label and name; only in 2.4.
+    pub includes: Vec<(String, String)>,
+}
+
+/// The whole configuration, or a group.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// Outside of services.
+    pub own: Section,
+    /// Inside of them.
+    pub services: BTreeMap<String, Section>,
+}
+
+/// Everything that was set.
+#[derive(Debug)]
+pub struct Config {
+    /// The language.
+    pub generation: Generation,
+    /// The value of `dovecot_config_version`.
+    pub version: String,
+    /// Outside of groups.
+    pub root: Block,
+    /// Groups by label and name.
+    pub groups: BTreeMap<(String, String), Block>,
+    /// Services that have a block of their own.
+    pub declared: BTreeSet<String>,
+    /// Enabled protocols that are known.
+    pub protocols: BTreeSet<String>,
+    /// Whether these are all; nothing if the configuration does not say a word.
+    pub all_protocols: Option<bool>,
+    /// A file was not read: what was not set after it is not known.
+    pub blind: bool,
+    /// What else is not known, and why.
+    pub unknown: Vec<String>,
+    scopes: Vec<Scope>,
+}
+
+/// Where in the nesting of blocks a line is.
+#[derive(Clone, Debug, Default)]
+struct Scope {
+    group: Option<(String, String)>,
+    service: Option<String>,
+    protocols: bool,
+    /// A block of which nothing is needed: a listener, or one that holds for some clients only.
+    other: bool,
+}
+
+/// Limits of a service, in both generations.
+const LIMITS: [&str; 6] = [
+    "process_limit",
+    "client_limit",
+    "process_min_avail",
+    "vsz_limit",
+    "service_count",
+    "restart_request_count",
+];
+
+/// What else a service may have in 2.3.
+const OTHERS: [&str; 10] = [
+    "protocol",
+    "type",
+    "executable",
+    "user",
+    "group",
+    "privileged_group",
+    "extra_groups",
+    "chroot",
+    "drop_priv_before_exec",
+    "idle_kill",
+];
+
+const GLOBALS: [&str; 7] = [
+    "default_process_limit",
+    "default_client_limit",
+    "default_vsz_limit",
+    "base_dir",
+    "instance_name",
+    "log_path",
+    "dovecot_storage_version",
+];
+
+/// Settings of Dovecot 1 that 2.3 still turns into limits (src/config/old-set-parser.c).
+const OLD: [&str; 11] = [
+    "auth_executable",
+    "auth_process_size",
+    "login_executable",
+    "login_max_connections",
+    "login_max_processes_count",
+    "login_process_per_connection",
+    "login_process_size",
+    "login_processes_count",
+    "mail_executable",
+    "mail_process_size",
+    "max_mail_processes",
+];
+
+impl Config {
+    /// One in which nothing is set, for this `dovecot_config_version` or for 2.3.
+    pub fn new(version: Option<String>) -> Self {
+        let generation = if version.is_some() { Generation::V24 } else { Generation::V23 };
+        Self {
+            generation,
+            version: version.unwrap_or_default(),
+            root: Block::default(),
+            groups: BTreeMap::new(),
+            declared: BTreeSet::new(),
+            protocols: BTreeSet::new(),
+            all_protocols: None,
+            blind: false,
+            unknown: Vec::new(),
+            scopes: vec![Scope::default()],
+        }
+    }
+
+    /// Whether a block is not closed.
+    pub fn is_open(&self) -> bool {
+        self.scopes.len() > 1
+    }
+
+    /// Whether it is 2.3's.
+    pub fn old(&self) -> bool {
+        self.generation == Generation::V23
+    }
+
+    /// Does what a line says; the error is why Dovecot refuses it.
+    pub fn apply(&mut self, line: Line, lines: &mut Lines) -> Result<(), String> {
+        let mut scope = self.scopes.last().cloned().unwrap_or_default();
+        match line {
+            Line::Set(key, value) => return self.set(&key, &value, &scope, lines),
+            Line::Begin(kind, name) => {
+                if kind == "service" && !scope.other {
+                    if name.is_empty() || scope.service.is_some() {
+                        return Err("this is no place, or no name, for a service".to_owned());
+                    }
+                    if scope.group.is_none() {
+                        self.declared.insert(name.clone());
+                    }
+                    scope.service = Some(name);
+                } else if kind == "protocols" && !self.old() && scope.service.is_none() {
+                    scope.protocols = true;
+                } else {
+                    scope.other = true;
+                }
+                self.scopes.push(scope);
+            }
+            Line::Group(label, name) => {
+                let label = label.strip_prefix('@').ok_or("the label of a group begins with @")?;
+                scope.group = Some((label.to_owned(), name));
+                self.groups.entry(scope.group.clone().unwrap_or_default()).or_default();
+                self.scopes.push(scope);
+            }
+            Line::End => {
+                self.scopes.pop();
+                if self.scopes.is_empty() {
+                    return Err("'}' closes nothing".to_owned());
+                }
+            }
+            Line::Include(pattern, must) => {
+                let denied = lines.include(&pattern, must)?;
+                if !denied.is_empty() {
+                    self.forget();
+                }
+                self.unknown.extend(denied.iter().map(|path| {
+                    format!(
+                        "{} may set any limit, and Dovecot may read it, but not the user of the exporter: let it",
+                        path.display()
+                    )
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Something may have set anything.
+    fn forget(&mut self) {
+        self.blind = true;
+        self.all_protocols = Some(false);
+        for block in self.groups.values_mut().chain([&mut self.root]) {
+            for section in block.services.values_mut().chain([&mut block.own]) {
+                section.values.values_mut().for_each(|value| *value = None);
+            }
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &Value, scope: &Scope, lines: &Lines) -> Result<(), String> {
+        if self.old() && OLD.contains(&key) {
+            return Err(format!("{key} is a setting of Dovecot 1: write service NAME {{ ... }} instead"));
+        }
+        if key.starts_with('!') || key.starts_with('@') && (self.old() || scope.group.is_some()) {
+            return Err(format!("{key} is no setting here"));
+        }
+        if scope.other {
+            return Ok(());
+        }
+        let protocol = key.strip_prefix("protocols/").or(scope.protocols.then_some(key));
+        if let Some(protocol) = protocol.filter(|_| !self.old()) {
+            return self.set_protocol(protocol, value, scope);
+        }
+        let path = key.strip_prefix("service/").and_then(|path| path.split_once('/'));
+        let (service, name) = match (&scope.service, path) {
+            (Some(service), None) => (Some(service.as_str()), key),
+            (None, Some((service, name))) => (Some(service), name),
+            (None, None) => (None, key),
+            (Some(_), Some(_)) => return Err(format!("{key} is no setting here")),
+        };
+        let exists = |name| built_in(self.generation).iter().any(|service| service.name == name);
+        if self.old() && path.is_some_and(|(name, _)| !exists(name) && !self.declared.contains(name)) {
+            return Err(format!("{key} is no setting: there is no such service yet"));
+        }
+        let Some(name) = self.name(service.is_some(), name)? else {
+            // Some module may add settings, but not to a service.
+            if self.old() && service.is_some() && !name.contains('/') && !OTHERS.contains(&name) {
+                self.unknown.push(format!("{}: {name} is no setting of a service", lines.place()));
+            }
+            return Ok(());
+        };
+        if name == "protocols" {
+            return self.set_protocols(value, scope);
+        }
+        let known = self.text(&name, value, service, lines)?;
+        if let Some(text) = &known {
+            self.check(&name, text)?;
+        }
+        let block = match &scope.group {
+            Some(group) => self.groups.entry(group.clone()).or_default(),
+            None => &mut self.root,
+        };
+        let section = match service {
+            Some(service) => block.services.entry(service.to_owned()).or_default(),
+            None => &mut block.own,
+        };
+        match name.strip_prefix('@') {
+            None => drop(section.values.insert(name, known)),
+            Some(label) => {
+                let group = known.unwrap_or_default();
+                // A second one with the same label takes the place of the first.
+                match section.includes.iter_mut().find(|(other, _)| other == label) {
+                    Some((_, name)) => *name = group,
+                    None => section.includes.push((label.to_owned(), group)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The name under which a setting is kept, or nothing if it does not matter.
+    fn name(&self, in_service: bool, name: &str) -> Result<Option<String>, String> {
+        let short = name.strip_prefix("service_").filter(|short| LIMITS.contains(short));
+        let foreign = if self.old() { "restart_request_count" } else { "service_count" };
+        // service_count is whole and has no prefix.
+        let limit = if LIMITS.contains(&name) { Some(name) } else { short };
+        let kept = match limit {
+            Some(limit) => {
+                let prefixed = limit != name;
+                if limit == foreign || !in_service && !prefixed || self.old() && prefixed {
+                    return Err(format!("{name} is no setting here"));
+                }
+                if in_service { limit.to_owned() } else { name.to_owned() }
+            }
+            None if in_service && name == "name" => return Err("a service cannot be renamed".to_owned()),
+            None if in_service && ["protocol", "executable"].contains(&name) => name.to_owned(),
+            None if in_service && !self.old() && ["service_protocol", "service_executable"].contains(&name) => {
+                name.trim_start_matches("service_").to_owned()
+            }
+            None if name.starts_with('@') => name.to_owned(),
+            None if !in_service && (GLOBALS.contains(&name) || name == "protocols") => name.to_owned(),
+            None if name == "dovecot_config_version" => {
+                return Err("dovecot_config_version must be the first setting".to_owned());
+            }
+            None => return Ok(None),
+        };
+        Ok(Some(kept))
+    }
+
+    /// The right side as Dovecot understands it, if that can be told.
+    fn text(
+        &mut self,
+        name: &str,
+        value: &Value,
+        service: Option<&str>,
+        lines: &Lines,
+    ) -> Result<Option<String>, String> {
+        let (text, shown) = match value {
+            Value::Text(text) => ((self.old() || !text.contains("%{")).then(|| text.clone()), text.clone()),
+            Value::File(file) => match lines.value(file) {
+                Ok(text) => (Some(text), file.clone()),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => (None, format!("<{file}")),
+                Err(error) => return Err(format!("{file} cannot be read ({error})")),
+            },
+            Value::Variables(text) => (self.expanded(name, text, service)?, text.clone()),
+        };
+        if text.is_none() {
+            self.unknown.push(format!("{}: what {name} = {shown} means cannot be told", lines.place()));
+        }
+        Ok(text)
+    }
+
+    fn expanded(&self, name: &str, text: &str, service: Option<&str>) -> Result<Option<String>, String> {
+        if !text.split(' ').any(|word| word.starts_with('$')) {
+            return Ok(Some(text.to_owned()));
+        }
+        let prefix = if self.old() { "$" } else { "$SET:" };
+        let Some(variable) = text.strip_prefix(prefix).filter(|name| !name.contains(' ')) else {
+            return Ok(None);
+        };
+        let path = variable.strip_prefix("service/").and_then(|path| path.split_once('/'));
+        if let Some((service, key)) = path.filter(|_| self.old() && LIMITS.contains(&path_end(variable))) {
+            let section = self.root.services.get(service);
+            return Ok(section.and_then(|section| section.values.get(key)).cloned().flatten());
+        }
+        let (process_limit, client_limit, vsz_limit) = DEFAULTS;
+        let default = match variable {
+            "default_process_limit" => process_limit.to_string(),
+            "default_client_limit" => client_limit.to_string(),
+            "default_vsz_limit" => vsz_limit.to_string(),
+            _ if self.old() && LIMITS.contains(&variable) && variable == name => {
+                return Err(format!("there is no {variable} outside of services"));
+            }
+            _ => return Ok(None),
+        };
+        let value = match self.root.own.values.get(variable) {
+            // 2.4.1 takes what it has built in, whatever is set; other releases of 2.4 may not.
+            Some(_) if !self.old() && service.is_some() => None,
+            Some(value) => value.clone(),
+            None if self.blind => None,
+            None => Some(default),
+        };
+        Ok(value)
+    }
+
+    fn check(&self, name: &str, text: &str) -> Result<(), String> {
+        let short = name.strip_prefix("default_").unwrap_or(name);
+        let short = if self.old() { short } else { short.strip_prefix("service_").unwrap_or(short) };
+        let valid = match short {
+            "vsz_limit" => size(text, self.generation).is_some(),
+            short if LIMITS.contains(&short) => number(text, self.generation).is_some(),
+            _ => true,
+        };
+        valid.then_some(()).ok_or_else(|| format!("{name} = {text} is no number that Dovecot takes"))
+    }
+
+    /// In 2.3, a list; in 2.4, the names that are set to yes.
+    fn set_protocols(&mut self, value: &Value, scope: &Scope) -> Result<(), String> {
+        let (Value::Text(text) | Value::Variables(text) | Value::File(text)) = value;
+        let mut all = matches!(value, Value::Text(_));
+        let mut protocols = BTreeSet::new();
+        for word in text.split([' ', ',']).filter(|word| !word.is_empty()) {
+            let word = match word {
+                // As 2.3 does with the names that Dovecot 1 had.
+                "imaps" if self.old() => "imap",
+                "pop3s" if self.old() => "pop3",
+                "managesieve" if self.old() => "sieve",
+                word => word,
+            };
+            if word == "$protocols" && self.old() {
+                protocols.extend(self.protocols.iter().cloned());
+                // Packagers change what is enabled where nothing is set.
+                all = self.all_protocols == Some(true);
+            } else if !word.starts_with('$') {
+                protocols.insert(word.to_owned());
+            }
+        }
+        if self.old() && text == "none" {
+            protocols.clear();
+        }
+        if scope.group.is_some() {
+            self.all_protocols = Some(false);
+        } else {
+            self.protocols = protocols;
+            self.all_protocols = Some(all);
+        }
+        Ok(())
+    }
+
+    fn set_protocol(&mut self, protocol: &str, value: &Value, scope: &Scope) -> Result<(), String> {
+        let enabled = match value {
+            Value::Text(text) if ["yes", "y", "1"].contains(&text.to_ascii_lowercase().as_str()) => true,
+            Value::Text(text) if text.eq_ignore_ascii_case("no") => false,
+            Value::Text(text) => return Err(format!("{protocol} = {text} is neither yes nor no")),
+            _ => return Ok(self.all_protocols = Some(false)),
+        };
+        if scope.group.is_some() {
+            self.all_protocols = Some(false);
+        } else {
+            self.all_protocols = Some(self.all_protocols.unwrap_or(true));
+            if enabled {
+                self.protocols.insert(protocol.to_owned());
+            } else {
+                self.protocols.remove(protocol);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn path_end(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
