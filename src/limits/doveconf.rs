@@ -77,9 +77,14 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
 
 /// All settings, and those that the configuration sets.
 async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(String, String), Failure> {
-    let all = run(doveconf, options, config).await?;
-    let explicit = run(doveconf, &[options, &["-n"]].concat(), config).await?;
-    Ok((all, explicit))
+    let (all, errors) = run(doveconf, options, config, &SETTINGS).await?;
+    let explicit = [options, &["-n"]].concat();
+    if errors.contains(": Error: ") {
+        // When asked for some settings, doveconf shows them even if Dovecot would not start with them, and exits
+        // with 0 (src/config/doveconf.c). Asked for all, it tells.
+        run(doveconf, &explicit, config, &[]).await?;
+    }
+    Ok((all, run(doveconf, &explicit, config, &SETTINGS).await?.0))
 }
 
 #[derive(Debug)]
@@ -117,13 +122,19 @@ impl Drop for Group {
     }
 }
 
-/// Runs it with a pipe for its output: `doveconf` of 2.4 can fail when that is a file.
-async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String, Failure> {
+/// Runs it with a pipe for its output, which is returned with what it says of errors: `doveconf` of 2.4 can fail when
+/// the output is a file.
+async fn run(
+    doveconf: &Path,
+    options: &[&str],
+    config: &Path,
+    settings: &[&str],
+) -> Result<(String, String), Failure> {
     let mut child = Command::new(doveconf)
         .args(options)
         .arg("-c")
         .arg(config)
-        .args(SETTINGS)
+        .args(settings)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -140,7 +151,7 @@ async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String,
     };
     let done: Result<io::Result<(String, String, ExitStatus)>, _> = timeout(TIME, all).await;
     match done {
-        Ok(Ok((stdout, _, status))) if status.success() => Ok(stdout),
+        Ok(Ok((stdout, stderr, status))) if status.success() => Ok((stdout, stderr)),
         Ok(Ok((_, stderr, status))) => {
             // Warnings come first, the reason comes last.
             let reason = stderr.lines().rev().find(|line| !line.trim().is_empty());

@@ -158,6 +158,10 @@ impl Config {
                         self.declared.insert(name.clone());
                     }
                     scope.service = Some(name);
+                } else if kind == "service" && !self.old() {
+                    // 2.4.1 refuses it for another reason; it would hold for nobody.
+                    self.unknown.push(format!("{}: what service {name} means here cannot be told", lines.place()));
+                    scope.other = true;
                 } else if kind == "protocols" && !self.old() && scope.service.is_none() {
                     scope.protocols = true;
                 } else {
@@ -279,7 +283,7 @@ impl Config {
                 }
                 if in_service { limit.to_owned() } else { name.to_owned() }
             }
-            None if in_service && name == "name" => return Err("a service cannot be renamed".to_owned()),
+            None if in_service && name == "name" => return Err("renaming a service is beyond this exporter".to_owned()),
             None if in_service && ["protocol", "executable"].contains(&name) => name.to_owned(),
             None if in_service && !self.old() && ["service_protocol", "service_executable"].contains(&name) => {
                 name.trim_start_matches("service_").to_owned()
