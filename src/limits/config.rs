@@ -189,7 +189,13 @@ impl Config {
                 number => Some(number),
             },
             None if service == "lmtp" && !self.old() => {
-                Some(if self.version == "2.4.0" { Limit::Unlimited } else { Limit::Of(1) })
+                // Where a group says anything of lmtp, doveconf 2.4.1 forgets the older default.
+                let mut groups = self.groups(&self.root.own.includes);
+                let doubt = groups.any(|group| group.services.contains_key(service));
+                match self.version == "2.4.0" {
+                    true => (!doubt).then_some(Limit::Unlimited),
+                    false => Some(Limit::Of(1)),
+                }
             }
             None => built_in,
         }
@@ -270,7 +276,10 @@ fn settle(config: &Config) -> Result<Limits, String> {
         let enabled = protocol.as_ref().is_none_or(|name| name.is_empty() || config.protocols.contains(name));
         if enabled || config.all_protocols != Some(true) {
             let settings = config.settings(name, built_in);
-            check(config, name, built_in, &settings)?;
+            // Dovecot does not look at services that it does not have.
+            if enabled {
+                check(config, name, built_in, &settings)?;
+            }
             services.push((Service::parse(name), settings));
         }
         protocols.extend(protocol);

@@ -75,14 +75,19 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
     }
 }
 
-/// All settings, and those that the configuration sets.
+/// All settings, and those that the configuration sets, be it to what they are anyway.
 async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(String, String), Failure> {
-    let (all, errors) = run(doveconf, options, config, &SETTINGS).await?;
-    let explicit = [options, &["-n"]].concat();
-    if errors.contains(": Error: ") {
-        // When asked for some settings, doveconf shows them even if Dovecot would not start with them, and exits
-        // with 0 (src/config/doveconf.c). Asked for all, it tells.
-        run(doveconf, &explicit, config, &[]).await?;
+    let (all, said) = run(doveconf, options, config, &SETTINGS).await?;
+    let explicit = [options, &["-N"]].concat();
+    let mut errors = said.lines().filter(|line| line.contains(": Error: ")).peekable();
+    if errors.peek().is_some() {
+        // Asked for some settings, doveconf exits with 0 even if Dovecot would not start with them. Asked for all, it
+        // tells (src/config/doveconf.c). What it then says no more, it failed at: 2.4.1 does where a group has a
+        // listener, and leaves services out.
+        let (_, again) = run(doveconf, &explicit, config, &[]).await?;
+        if let Some(error) = errors.find(|error| !again.contains(error)) {
+            return Err(Failure::Exit(error.to_owned()));
+        }
     }
     Ok((all, run(doveconf, &explicit, config, &SETTINGS).await?.0))
 }

@@ -198,14 +198,15 @@ class Generator:
             key = f"service_{key}"
         return self._set(key, value)
 
-    def _service(self, name: str | None = None) -> str:
+    def _service(self, name: str | None = None, listeners: bool = True) -> str:
         service = name or self.random.choice(_SERVICES)
         lines = []
         for _ in range(self.random.randint(0, 4)):
             lines.append(self._setting(service))
             if self.chance(0.1):
                 lines.append(self._noise())
-            if self.chance(0.15):
+            # doveconf 2.4.1 cannot show a group with a listener.
+            if listeners and self.chance(0.15):
                 lines.append(self._listener())
         if service in ("quota-warning", "own_service"):
             lines.append(self._set("executable", "script /usr/bin/true"))
@@ -282,7 +283,7 @@ class Generator:
         groups = []
         for name in self.random.sample(("big", "small", "odd"), self.random.randint(1, 3)):
             inner = "".join(
-                self._service(self.random.choice(("imap-login", "imap", "lmtp", "pop3-login", "dict")))
+                self._service(self.random.choice(("imap-login", "imap", "lmtp", "pop3-login", "dict")), listeners=False)
                 for _ in range(self.random.randint(0, 3))
             )
             groups.append((name, f"group{self._blank()}@lim{self._blank()}{name}{self._blank()}{{\n{inner}}}\n"))
@@ -340,7 +341,8 @@ class Generator:
             "login_max_processes_count = 5" if self.old else "@lim = nowhere",
             "service_process_limit = 5" if self.old else "service_process_limit = 500",
             "protocols = imap nonsense",
-            "dovecot_config_version = 2.4.0",
+            # In 2.3 it might be the first line, and tell us that this is 2.4.
+            "dovecot_storage_version = 2.4.0" if self.old else "dovecot_config_version = 2.4.9",
             "service imap-login {",
         ]
         if self.chance(0.6):

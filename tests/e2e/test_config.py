@@ -20,7 +20,7 @@ SEED = int(os.environ.get("CONFIG_SEED", "20"))
 NUMBER = int(os.environ.get("CONFIG_NUMBER", "1000"))
 
 Blocks = dict[str, dict[str, str]]
-Limits = dict[str, dict[str, int | None]]
+Limits = dict[str, dict[str, int | str | None]]
 
 _ASKED = (
     "protocols default_process_limit default_client_limit default_vsz_limit service_process_limit "
@@ -33,6 +33,10 @@ _DIFFERS = {
     (generation, service, key)
     for generation, service in (("2.3", "auth-worker"), ("2.4", "indexer-worker"))
     for key in ("restart_request_count", "client_limit")
+} | {
+    # It follows dovecot_config_version, but not where a group is included.
+    ("2.4", "lmtp", "restart_request_count"),
+    ("2.4", "lmtp", "client_limit"),
 }
 
 _BY_PROTOCOL = set(
@@ -97,10 +101,10 @@ class Doveconf:
         everything = Said(self.run(config, *_ASKED).stdout)
         if self.generation == "2.3":
             return self._old(everything)
-        return self._new(everything, Said(self.run(config, "-n", *_ASKED).stdout))
+        return self._new(everything, Said(self.run(config, "-N", *_ASKED).stdout))
 
     def _old(self, said: Said) -> Limits:
-        def settings(block: dict[str, str]) -> dict[str, int | None]:
+        def settings(block: dict[str, str]) -> dict[str, int | str | None]:
             processes = int(block["process_limit"]) or int(said.settings["default_process_limit"])
             clients = int(block["client_limit"]) or int(said.settings["default_client_limit"])
             count = int(block["service_count"]) or None
@@ -124,10 +128,11 @@ class Doveconf:
             places = ((own, key), (of_all, f"service_{key}"), (built_in, key), (said.settings, f"service_{key}"))
             return next(place[word] for place, word in places if word in place)
 
-        def number(text: str) -> int | None:
-            return None if text == "unlimited" else int(text)
+        def number(text: str) -> int | str | None:
+            # What depends on the host stays as it is, and we must not know it.
+            return None if text == "unlimited" else text if text.startswith("%") else int(text)
 
-        def settings(name: str) -> dict[str, int | None]:
+        def settings(name: str) -> dict[str, int | str | None]:
             clients, count = number(value(name, "client_limit")), number(value(name, "restart_request_count"))
             return {
                 "process_limit": number(value(name, "process_limit")),

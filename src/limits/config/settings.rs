@@ -289,10 +289,10 @@ impl Config {
                 name.trim_start_matches("service_").to_owned()
             }
             None if name.starts_with('@') => name.to_owned(),
-            None if !in_service && (GLOBALS.contains(&name) || name == "protocols") => name.to_owned(),
-            None if name == "dovecot_config_version" => {
-                return Err("dovecot_config_version must be the first setting".to_owned());
+            None if name == "dovecot_config_version" || name == "dovecot_storage_version" && self.old() => {
+                return Err(format!("{name} is a setting of 2.4: dovecot_config_version must be the first"));
             }
+            None if !in_service && (GLOBALS.contains(&name) || name == "protocols") => name.to_owned(),
             None => return Ok(None),
         };
         Ok(Some(kept))
