@@ -30,18 +30,18 @@ fn main() {
 }
 
 fn known(settings: &Settings) -> Value {
-    fn number<N: Into<u64>>(limit: Option<Limit<N>>) -> Option<Option<u64>> {
+    fn number<N: Into<u64>>(limit: Option<Limit<N>>) -> Option<Value> {
         limit.map(|limit| match limit {
-            Limit::Of(number) => Some(number.into()),
-            Limit::Unlimited => None,
+            Limit::Of(number) => json!(number.into()),
+            Limit::Unlimited => Value::Null,
         })
     }
     let all = [
         ("process_limit", number(settings.process_limit)),
         ("client_limit", number(settings.client_limit)),
         ("restart_request_count", number(settings.restart_request_count)),
-        ("process_min_avail", settings.process_min_avail.map(|number| Some(number.into()))),
+        ("process_min_avail", settings.process_min_avail.map(Value::from)),
         ("vsz_limit", number(settings.vsz_limit)),
     ];
-    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))).collect()
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

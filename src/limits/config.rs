@@ -4,6 +4,7 @@
 mod include;
 mod line;
 mod settings;
+mod value;
 
 use std::{collections::BTreeSet, io::ErrorKind, path::Path};
 
@@ -15,6 +16,8 @@ use crate::service::{Program, Service};
 use include::Lines;
 use line::{Line, Piece, Value};
 use settings::{Block, Config, Values};
+use value::number;
+pub use value::size;
 
 /// Why there are no limits.
 #[derive(Debug)]
@@ -96,34 +99,6 @@ fn is_version(line: &Line, version: &str) -> bool {
     key == "dovecot_config_version" && value == version && !version.is_empty()
 }
 
-/// A number, if Dovecot takes it for one.
-fn number(text: &str, generation: Generation) -> Option<Limit> {
-    if text == "unlimited" && generation == Generation::V24 {
-        return Some(Limit::Unlimited);
-    }
-    let number = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    let unlimited = number == u32::MAX && generation == Generation::V24;
-    Some(if unlimited { Limit::Unlimited } else { Limit::Of(number) })
-}
-
-/// A number of bytes, if Dovecot takes it for one (`str_parse_get_size`, src/lib/str-parse.c).
-pub fn size(text: &str, generation: Generation) -> Option<Limit<u64>> {
-    if text == "unlimited" && generation == Generation::V24 {
-        return Some(Limit::Unlimited);
-    }
-    let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let power = match unit.trim_start_matches(' ').to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "ki" | "kb" | "kib" => 1,
-        "m" | "mi" | "mb" | "mib" => 2,
-        "g" | "gi" | "gb" | "gib" => 3,
-        "t" | "ti" | "tb" | "tib" => 4,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << (10 * power)).map(Limit::Of)
-}
-
 /// What is known of a value: it is not set, or set to this if that is known.
 type Found = Option<Option<String>>;
 
@@ -148,7 +123,8 @@ impl Config {
         let section = self.root.services.get(service);
         let groups = self.groups(&self.root.own.includes).filter_map(|group| group.services.get(service));
         let all = format!("service_{key}");
-        let own = section.map(|section| &section.values).into_iter().chain(groups.map(|section| &section.values));
+        let own =
+            section.map(|section| &section.values).into_iter().chain(groups.map(|section| &section.values));
         let included = section.into_iter().flat_map(|section| self.groups(&section.includes));
         let value = first_of(key, own).or_else(|| first_of(&all, included.map(|group| &group.own.values)));
         match value {
@@ -168,15 +144,15 @@ impl Config {
     }
 
     fn limit(&self, service: &str, key: &str, built_in: u32, default: u32) -> Option<Limit> {
-        let number = match self.of_service(service, key) {
+        let limit = match self.of_service(service, key) {
             Some(text) => number(&text?, self.generation)?,
             None => Limit::Of(built_in),
         };
-        if number != Limit::Of(0) || !self.old() && self.of_service(service, key).is_some() {
-            return Some(number);
+        if limit != Limit::Of(0) || !self.old() && self.of_service(service, key).is_some() {
+            return Some(limit);
         }
         match self.default(&format!("default_{key}")) {
-            Some(text) => self::number(&text?, self.generation),
+            Some(text) => number(&text?, self.generation),
             None => Some(Limit::Of(default)),
         }
     }
@@ -192,9 +168,10 @@ impl Config {
                 // Where a group says anything of lmtp, doveconf 2.4.1 forgets the older default.
                 let mut groups = self.groups(&self.root.own.includes);
                 let doubt = groups.any(|group| group.services.contains_key(service));
-                match self.version == "2.4.0" {
-                    true => (!doubt).then_some(Limit::Unlimited),
-                    false => Some(Limit::Of(1)),
+                if self.version == "2.4.0" {
+                    (!doubt).then_some(Limit::Unlimited)
+                } else {
+                    Some(Limit::Of(1))
                 }
             }
             None => built_in,
@@ -256,7 +233,8 @@ fn settle(config: &Config) -> Result<Limits, String> {
             return Err("dovecot_storage_version is not set".to_owned());
         }
         let services = config.root.services.values().flat_map(|section| &section.includes);
-        let missing = config.root.own.includes.iter().chain(services).find(|group| !config.groups.contains_key(group));
+        let missing =
+            config.root.own.includes.iter().chain(services).find(|group| !config.groups.contains_key(group));
         if let Some((label, name)) = missing.filter(|_| !config.blind) {
             return Err(format!("there is no group @{label} {name}"));
         }
@@ -272,7 +250,8 @@ fn settle(config: &Config) -> Result<Limits, String> {
     let mut services = Vec::new();
     let mut protocols = BTreeSet::new();
     for (name, built_in) in everywhere.chain(custom.map(|name| (name.as_str(), &none))) {
-        let protocol = config.of_service(name, "protocol").unwrap_or_else(|| Some(built_in.protocol.to_owned()));
+        let protocol =
+            config.of_service(name, "protocol").unwrap_or_else(|| Some(built_in.protocol.to_owned()));
         let enabled = protocol.as_ref().is_none_or(|name| name.is_empty() || config.protocols.contains(name));
         if enabled || config.all_protocols != Some(true) {
             let settings = config.settings(name, built_in);
@@ -306,13 +285,15 @@ fn check(config: &Config, name: &str, built_in: &BuiltIn, settings: &Settings) -
     let process_limit = settings.process_limit;
     let refuse = |what| Err(format!("service {name}: {what}"));
     let zero = Some(Limit::Of(0));
-    if process_limit.is_some_and(|limit| settings.process_min_avail.is_some_and(|min| limit < Limit::Of(min))) {
+    if process_limit.is_some_and(|limit| settings.process_min_avail.is_some_and(|min| limit < Limit::Of(min)))
+    {
         return refuse("process_min_avail is higher than process_limit");
     }
     if built_in.alone && process_limit.is_some_and(|limit| limit > Limit::Of(1)) {
         return refuse("process_limit must be 1");
     }
-    if !config.old() && [process_limit, settings.client_limit, settings.restart_request_count].contains(&zero) {
+    if !config.old() && [process_limit, settings.client_limit, settings.restart_request_count].contains(&zero)
+    {
         return refuse("0 is no limit");
     }
     if settings.vsz_limit.is_some_and(|limit| limit < Limit::Of(1 << 20)) {

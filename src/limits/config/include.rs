@@ -120,15 +120,12 @@ impl Lines {
             if self.open.iter().any(|file| file.path == path) {
                 return Err(format!("{} includes itself", path.display()));
             }
-            match self.open(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => found.denied.push(path),
-                Err(error)
-                    if must || [ErrorKind::Unsupported, ErrorKind::FileTooLarge].contains(&error.kind()) =>
-                {
-                    return Err(format!("{} cannot be included ({error})", path.display()));
-                }
-                Err(_) => {}
+            let Err(error) = self.open(&path) else { continue };
+            let never = [ErrorKind::Unsupported, ErrorKind::FileTooLarge].contains(&error.kind());
+            if error.kind() == ErrorKind::PermissionDenied {
+                found.denied.push(path);
+            } else if must || never {
+                return Err(format!("{} cannot be included ({error})", path.display()));
             }
         }
         Ok(found.denied)
@@ -160,10 +157,15 @@ impl Found {
         };
         if !part.contains(['*', '?', '[']) {
             // The empty part in front of an absolute path is the root.
-            let next = if part.is_empty() && folder.as_os_str().is_empty() { Path::new("/") } else { Path::new(part) };
+            let next = if part.is_empty() && folder.as_os_str().is_empty() {
+                Path::new("/")
+            } else {
+                Path::new(part)
+            };
             return self.enter(folder.join(next), rest);
         }
-        let pattern = Pattern::new(part).map_err(|_| format!("the pattern {part} is beyond this exporter"))?;
+        let pattern =
+            Pattern::new(part).map_err(|_| format!("the pattern {part} is beyond this exporter"))?;
         let here = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
         let entries = match fs::read_dir(here) {
             Ok(entries) => entries,

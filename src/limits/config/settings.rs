@@ -1,16 +1,12 @@
 //! What lines of configuration set, in Dovecot's order (`config_parser_apply_line`, src/config/config-parser.c).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::ErrorKind,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     include::Lines,
     line::{Line, Value},
-    number, size,
 };
-use crate::limits::defaults::{DEFAULTS, Generation, built_in};
+use crate::limits::defaults::{Generation, built_in};
 
 /// Settings by name. One that was set to what cannot be known is `None`.
 pub type Values = BTreeMap<String, Option<String>>;
@@ -68,7 +64,7 @@ struct Scope {
 }
 
 /// Limits of a service, in both generations.
-const LIMITS: [&str; 6] = [
+pub const LIMITS: [&str; 6] = [
     "process_limit",
     "client_limit",
     "process_min_avail",
@@ -154,13 +150,18 @@ impl Config {
                     if name.is_empty() || scope.service.is_some() {
                         return Err("this is no place, or no name, for a service".to_owned());
                     }
-                    if scope.group.is_none() {
-                        self.declared.insert(name.clone());
+                    match &scope.group {
+                        Some(group) => {
+                            let block = self.groups.entry(group.clone()).or_default();
+                            block.services.entry(name.clone()).or_default();
+                        }
+                        None => drop(self.declared.insert(name.clone())),
                     }
                     scope.service = Some(name);
                 } else if kind == "service" && !self.old() {
                     // 2.4.1 refuses it for another reason; it would hold for nobody.
-                    self.unknown.push(format!("{}: what service {name} means here cannot be told", lines.place()));
+                    self.unknown
+                        .push(format!("{}: what service {name} means here cannot be told", lines.place()));
                     scope.other = true;
                 } else if kind == "protocols" && !self.old() && scope.service.is_none() {
                     scope.protocols = true;
@@ -210,7 +211,9 @@ impl Config {
 
     fn set(&mut self, key: &str, value: &Value, scope: &Scope, lines: &Lines) -> Result<(), String> {
         if self.old() && OLD.contains(&key) {
-            return Err(format!("{key} is a setting of Dovecot 1: write service NAME {{ ... }} instead"));
+            return Err(format!(
+                "{key}, a setting of Dovecot 1, is beyond this exporter: write service NAME {{ ... }}"
+            ));
         }
         if key.starts_with('!') || key.starts_with('@') && (self.old() || scope.group.is_some()) {
             return Err(format!("{key} is no setting here"));
@@ -241,7 +244,8 @@ impl Config {
             return Ok(());
         };
         if name == "protocols" {
-            return self.set_protocols(value, scope);
+            self.set_protocols(value, scope);
+            return Ok(());
         }
         let known = self.text(&name, value, service, lines)?;
         if let Some(text) = &known {
@@ -283,9 +287,14 @@ impl Config {
                 }
                 if in_service { limit.to_owned() } else { name.to_owned() }
             }
-            None if in_service && name == "name" => return Err("renaming a service is beyond this exporter".to_owned()),
+            None if in_service && name == "name" => {
+                return Err("renaming a service is beyond this exporter".to_owned());
+            }
             None if in_service && ["protocol", "executable"].contains(&name) => name.to_owned(),
-            None if in_service && !self.old() && ["service_protocol", "service_executable"].contains(&name) => {
+            None if in_service
+                && !self.old()
+                && ["service_protocol", "service_executable"].contains(&name) =>
+            {
                 name.trim_start_matches("service_").to_owned()
             }
             None if name.starts_with('@') => name.to_owned(),
@@ -298,75 +307,8 @@ impl Config {
         Ok(Some(kept))
     }
 
-    /// The right side as Dovecot understands it, if that can be told.
-    fn text(
-        &mut self,
-        name: &str,
-        value: &Value,
-        service: Option<&str>,
-        lines: &Lines,
-    ) -> Result<Option<String>, String> {
-        let (text, shown) = match value {
-            Value::Text(text) => ((self.old() || !text.contains("%{")).then(|| text.clone()), text.clone()),
-            Value::File(file) => match lines.value(file) {
-                Ok(text) => (Some(text), file.clone()),
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => (None, format!("<{file}")),
-                Err(error) => return Err(format!("{file} cannot be read ({error})")),
-            },
-            Value::Variables(text) => (self.expanded(name, text, service)?, text.clone()),
-        };
-        if text.is_none() {
-            self.unknown.push(format!("{}: what {name} = {shown} means cannot be told", lines.place()));
-        }
-        Ok(text)
-    }
-
-    fn expanded(&self, name: &str, text: &str, service: Option<&str>) -> Result<Option<String>, String> {
-        if !text.split(' ').any(|word| word.starts_with('$')) {
-            return Ok(Some(text.to_owned()));
-        }
-        let prefix = if self.old() { "$" } else { "$SET:" };
-        let Some(variable) = text.strip_prefix(prefix).filter(|name| !name.contains(' ')) else {
-            return Ok(None);
-        };
-        let path = variable.strip_prefix("service/").and_then(|path| path.split_once('/'));
-        if let Some((service, key)) = path.filter(|_| self.old() && LIMITS.contains(&path_end(variable))) {
-            let section = self.root.services.get(service);
-            return Ok(section.and_then(|section| section.values.get(key)).cloned().flatten());
-        }
-        let (process_limit, client_limit, vsz_limit) = DEFAULTS;
-        let default = match variable {
-            "default_process_limit" => process_limit.to_string(),
-            "default_client_limit" => client_limit.to_string(),
-            "default_vsz_limit" => vsz_limit.to_string(),
-            _ if self.old() && LIMITS.contains(&variable) && variable == name => {
-                return Err(format!("there is no {variable} outside of services"));
-            }
-            _ => return Ok(None),
-        };
-        let value = match self.root.own.values.get(variable) {
-            // 2.4.1 takes what it has built in, whatever is set; other releases of 2.4 may not.
-            Some(_) if !self.old() && service.is_some() => None,
-            Some(value) => value.clone(),
-            None if self.blind => None,
-            None => Some(default),
-        };
-        Ok(value)
-    }
-
-    fn check(&self, name: &str, text: &str) -> Result<(), String> {
-        let short = name.strip_prefix("default_").unwrap_or(name);
-        let short = if self.old() { short } else { short.strip_prefix("service_").unwrap_or(short) };
-        let valid = match short {
-            "vsz_limit" => size(text, self.generation).is_some(),
-            short if LIMITS.contains(&short) => number(text, self.generation).is_some(),
-            _ => true,
-        };
-        valid.then_some(()).ok_or_else(|| format!("{name} = {text} is no number that Dovecot takes"))
-    }
-
     /// In 2.3, a list; in 2.4, the names that are set to yes.
-    fn set_protocols(&mut self, value: &Value, scope: &Scope) -> Result<(), String> {
+    fn set_protocols(&mut self, value: &Value, scope: &Scope) {
         let (Value::Text(text) | Value::Variables(text) | Value::File(text)) = value;
         let mut all = matches!(value, Value::Text(_));
         let mut protocols = BTreeSet::new();
@@ -395,7 +337,6 @@ impl Config {
             self.protocols = protocols;
             self.all_protocols = Some(all);
         }
-        Ok(())
     }
 
     fn set_protocol(&mut self, protocol: &str, value: &Value, scope: &Scope) -> Result<(), String> {
@@ -403,7 +344,10 @@ impl Config {
             Value::Text(text) if ["yes", "y", "1"].contains(&text.to_ascii_lowercase().as_str()) => true,
             Value::Text(text) if text.eq_ignore_ascii_case("no") => false,
             Value::Text(text) => return Err(format!("{protocol} = {text} is neither yes nor no")),
-            _ => return Ok(self.all_protocols = Some(false)),
+            _ => {
+                self.all_protocols = Some(false);
+                return Ok(());
+            }
         };
         if scope.group.is_some() {
             self.all_protocols = Some(false);
@@ -417,8 +361,4 @@ impl Config {
         }
         Ok(())
     }
-}
-
-fn path_end(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
 }

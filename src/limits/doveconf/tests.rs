@@ -87,7 +87,10 @@ fn fail(script: &str) -> String {
     std::fs::write(&doveconf, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&doveconf, PermissionsExt::from_mode(0o755)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))).expect_err("it fails")
+    match runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))) {
+        Err(Trouble::Failed(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -100,8 +103,8 @@ fn failures_are_sentences() {
     let empty = fail("exit 0");
     assert!(empty.contains("--dovecot.doveconf"), "{empty}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let missing =
-        runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x"))).expect_err("it fails");
+    let missing = runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x")));
+    let Err(Trouble::Absent(missing)) = missing else { panic!("{missing:?}") };
     assert!(
         missing.starts_with("/nowhere/doveconf cannot be run") && missing.contains("--dovecot.process-limit"),
         "{missing}"
