@@ -87,6 +87,10 @@ pub fn built_in(generation: Generation) -> Vec<BuiltIn> {
             service("replicator", "", 1, 0, forever),
             service("tcpwrap", "", 0, 1, forever),
         ]);
+        for service in &mut all {
+            service.everywhere =
+                !["dns-client", "dns_client", "health-check", "tcpwrap"].contains(&service.name);
+        }
     } else {
         all.push(service("dict-expire", "", 1, 1, forever));
     }
@@ -117,14 +121,14 @@ fn service(
         restart_request_count,
         process_min_avail: u32::from(name == "anvil"),
         alone: process_limit == 1 && !["stats", "dict-expire"].contains(&name),
-        everywhere: !["dns-client", "dns_client", "health-check", "tcpwrap"].contains(&name),
+        everywhere: true,
     }
 }
 
 impl BuiltIn {
     /// A service that Dovecot does not know by itself.
     pub fn none() -> Self {
-        Self { everywhere: false, ..service("", "", 0, 0, Some(Limit::Unlimited)) }
+        service("", "", 0, 0, Some(Limit::Unlimited))
     }
 
     /// What is in force where the configuration sets nothing.

@@ -26,7 +26,7 @@ _ASKED = (
     "protocols default_process_limit default_client_limit default_vsz_limit service_process_limit "
     "service_client_limit service_process_min_avail service_restart_request_count service_vsz_limit service"
 ).split()
-# Whether they exist depends on how Dovecot was built, or on its release.
+# In 2.3, whether they exist depends on how Dovecot was built, or on its release.
 _SOMETIMES = {"tcpwrap", "health-check", "dns-client", "dns_client"}
 # What differs between releases of one generation is rightly not known.
 _DIFFERS = {
@@ -214,7 +214,8 @@ class Generated:
                 return [f"we refuse it, doveconf does not: {ours['refused']}"]
             return []
         wrong = []
-        missing = theirs.keys() - ours["services"].keys() - _SOMETIMES
+        missing = theirs.keys() - ours["services"].keys()
+        missing -= _SOMETIMES if self.generation == "2.3" else set()
         more = ours["services"].keys() - theirs.keys()
         if not theirs.keys() & _BY_PROTOCOL:
             # No protocol is set. What is enabled then is up to whoever packaged Dovecot, so we show all.

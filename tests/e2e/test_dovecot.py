@@ -30,6 +30,7 @@ PROCESSES = "dovecot_service_processes"
 PROCESS_LIMIT = "dovecot_service_process_limit"
 CONFIGURED = "dovecot_service_process_limit_configured"
 CLIENT_LIMIT = "dovecot_service_client_limit"
+SOURCE_INFO = "dovecot_exporter_limit_source_info"
 WARNINGS = "dovecot_service_drop_warnings_total"
 LAST_WARNING = "dovecot_service_last_drop_warning_timestamp_seconds"
 
@@ -118,7 +119,8 @@ class Beside:
 class Limits(Beside):
     """process_limit and client_limit of every service are those that the master goes by."""
 
-    def assert_limits(self: Any, dovecot: Dovecot) -> None:
+    def assert_limits(self: Any, dovecot: Dovecot, unknown: frozenset[str] = frozenset()) -> None:
+        """Without doveconf, what the exporter has to leave out are limits of the services `unknown`."""
         services = set(dovecot.services())
         self.assertIn(SERVICE, services)
         for make in (Exporter, Exporter.unprivileged):
@@ -129,6 +131,18 @@ class Limits(Beside):
                     self.assertEqual(by_service(page, name), doveadm_limits(dovecot, field), name)
                 # Before any edit the same is on disk.
                 self.assertEqual(by_service(page, CONFIGURED), by_service(page, PROCESS_LIMIT))
+            with self.subTest(make=make, doveconf=""), make(dovecot, "--dovecot.doveconf=") as exporter:
+                page = exporter.metrics()
+                up = page["dovecot_exporter_source_up", frozenset({("source", "limits")})]
+                self.assertEqual(up, 0 if unknown else 1, exporter.stderr)
+                for name, field in ((PROCESS_LIMIT, "process_limit"), (CLIENT_LIMIT, "client_limit")):
+                    shown, expected = by_service(page, name), doveadm_limits(dovecot, field)
+                    self.assertLessEqual(shown.items(), expected.items(), name)
+                    # Some releases of 2.3 have these.
+                    sometimes = {"dns-client", "health-check", "tcpwrap"} if self.generation == "2.3" else set()
+                    self.assertLessEqual(expected.keys() - shown.keys(), unknown | sometimes, name)
+                self.assertEqual(exporter.value(SOURCE_INFO, service="auth", source="config"), 1)
+                self.assertEqual(sum("without doveconf" in line for line in exporter.stderr), 1)
 
     def test_defaults(self) -> None:
         self.assert_limits(self.run_dovecot(instance_name=None))
@@ -175,7 +189,29 @@ class Limits(Beside):
         dovecot = self.run_dovecot(settings=settings)
         want = 66 if self.generation == "2.3" else 100
         self.assertEqual(dovecot.service_status("imap")["process_limit"], want)
-        self.assert_limits(dovecot)
+        # Other releases of 2.4 may do otherwise.
+        self.assert_limits(dovecot, frozenset() if self.generation == "2.3" else frozenset({"imap"}))
+
+    def test_a_file_that_only_dovecot_may_read(self: Any) -> None:
+        dovecot = self.run_dovecot()
+        secret = dovecot.lab / "secret.conf"
+        secret.write_text(f"service {SERVICE} {{\n  process_limit = 7\n}}\n")
+        secret.chmod(0o600)
+        after = "service imap {\n  process_limit = 8\n}\n"
+        dovecot.write_config(settings=f"!include_try {secret}\n{after}")
+        dovecot.reload()
+        self.await_equal(lambda: dovecot.service_status(SERVICE)["process_limit"], 7, "the reload")
+        exporter = self.enterContext(Exporter.unprivileged(dovecot, "--dovecot.doveconf="))
+        page = exporter.metrics()
+        # It may set everything but what is set again after it.
+        self.assertEqual(by_service(page, PROCESS_LIMIT), {"imap": 8})
+        self.assertEqual(by_service(page, CLIENT_LIMIT), {})
+        self.assertEqual(exporter.value("dovecot_exporter_source_up", source="limits"), 0)
+        [line] = [line for line in exporter.stderr if "source=limits" in line]
+        self.assertIn(f"{secret} may set any limit", line)
+        secret.chmod(0o644)
+        self.await_value(exporter, 7, PROCESS_LIMIT, service=SERVICE)
+        self.await_value(exporter, 1, "dovecot_exporter_source_up", source="limits")
 
 
 class Limits23(Limits, unittest.TestCase):
@@ -455,9 +491,9 @@ class Story(Beside):
 
     def test_the_newest_warning_tells_the_limit(self: Any) -> None:
         dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
-        alone = self.run_exporter(dovecot, "--dovecot.doveconf=/nonexistent")
+        alone = self.run_exporter(dovecot, "--dovecot.doveconf=/bin/false")
         flagged = self.run_exporter(
-            dovecot, "--dovecot.doveconf=/nonexistent", f"--dovecot.process-limit={SERVICE}=7"
+            dovecot, "--dovecot.doveconf=/bin/false", f"--dovecot.process-limit={SERVICE}=7"
         )
         self.assertEqual((alone.value(PROCESS_LIMIT, service=SERVICE), self.source(alone)), (100, {"default"}))
         self.assertEqual((flagged.value(PROCESS_LIMIT, service=SERVICE), self.source(flagged)), (7, {"flag"}))

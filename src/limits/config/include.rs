@@ -177,6 +177,10 @@ impl Found {
             }
         };
         for entry in entries.flatten() {
+            // Dovecot counts bytes, the crate characters.
+            if !entry.file_name().is_ascii() && part.contains(['?', '[']) {
+                return Err(format!("the pattern {part} is beyond this exporter: a name is not in ASCII"));
+            }
             if pattern.matches_with(&entry.file_name().to_string_lossy(), OPTIONS) {
                 self.enter(folder.join(entry.file_name()), rest)?;
             }
