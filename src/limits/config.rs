@@ -263,7 +263,8 @@ fn settle(config: &Config) -> Result<Limits, String> {
         }
         protocols.extend(protocol);
     }
-    if let Some(protocol) = config.protocols.iter().find(|name| !protocols.contains(*name)) {
+    let missing = config.protocols.iter().find(|name| !protocols.contains(*name));
+    if let Some(protocol) = missing.filter(|_| !config.blind) {
         return Err(format!("no service has the protocol {protocol}"));
     }
     let global = |name| config.global(name).flatten().filter(|value| !value.is_empty());

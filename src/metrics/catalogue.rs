@@ -36,7 +36,7 @@ pub static SERVICE_PROCESS_LIMIT: Metric = gauge(
 pub static SERVICE_PROCESS_LIMIT_CONFIGURED: Metric = gauge(
     "dovecot_service_process_limit_configured",
     &["service"],
-    "process_limit as doveconf reads it from the configuration on disk. Differs from dovecot_service_process_limit until Dovecot is reloaded. Absent while doveconf does not tell.",
+    "process_limit as the configuration on disk has it. Differs from dovecot_service_process_limit until Dovecot is reloaded. Absent while that cannot be told.",
 );
 /// Connections of one process.
 pub static SERVICE_CLIENT_LIMIT: Metric = gauge(
@@ -117,7 +117,7 @@ pub static BUILD_INFO: Metric =
 pub static SOURCE_UP: Metric = gauge(
     "dovecot_exporter_source_up",
     &["source"],
-    "1 if the source could be read when it was last needed, else 0: procfs (processes), log (every log file, and standard input), journal (the systemd journal, if it is followed), limits (doveconf), state (--state.file, if there is one). The reason for a 0 is in the exporter's log and on its landing page.",
+    "1 if the source could be read when it was last needed, else 0: procfs (processes), log (every log file, and standard input), journal (the systemd journal, if it is followed), limits (Dovecot's configuration), state (--state.file, if there is one). The reason for a 0 is in the exporter's log and on its landing page.",
 );
 /// Duration of a reading.
 pub static SCRAPE_DURATION: Metric = gauge(
@@ -135,7 +135,7 @@ pub static SCAN_ERRORS: Metric = counter(
 pub static LIMIT_SOURCE_INFO: Metric = info(
     "dovecot_exporter_limit_source_info",
     &["service", "source"],
-    "Where dovecot_service_process_limit comes from: flag (--dovecot.process-limit), warning (the number in the newest drop warning), doveconf, default (Dovecot's built-in value, because doveconf could not be run). The value is 1.",
+    "Where dovecot_service_process_limit comes from: flag (--dovecot.process-limit), warning (the number in the newest drop warning), doveconf, config (the files, read without doveconf), default (Dovecot's built-in value, because the configuration could not be read). The value is 1.",
 );
 /// Lines read.
 pub static LOG_LINES: Metric = counter(

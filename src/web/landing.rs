@@ -137,7 +137,7 @@ fn detail(reading: &Reading, source: &str) -> String {
         "log" => of_logs(reading, false),
         "journal" => of_logs(reading, true),
         "state" => "kept for the next start".to_owned(),
-        _ => "doveconf was read".to_owned(),
+        _ => "the configuration was read".to_owned(),
     }
 }
 

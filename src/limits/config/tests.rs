@@ -32,8 +32,9 @@ fn process_limit(files: &[(&str, &str)]) -> Option<Limit> {
 
 const HEAD: &str = "dovecot_config_version = 2.4.1\ndovecot_storage_version = 2.4.0\nprotocols = imap\n";
 
-/// What doveconf says of thousands of configurations is compared in tests/e2e/test_config.py; here are those that no
-/// comparison finds.
+// What doveconf says of thousands of configurations is compared in tests/e2e/test_config.py; here is what no comparison
+// finds.
+
 #[test]
 fn an_empty_configuration_is_one_of_2_3() {
     let limits = read_all(&[("a", "")]).expect("a configuration");

@@ -44,12 +44,14 @@ fn other_settings() {
     assert_eq!(limits.base_dir.as_deref(), Some(Path::new("/srv/lab/run")));
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
+    assert_eq!(of(&limits, "auth").vsz_limit, Some(Limit::Of(256 << 20)));
     assert_eq!(of(&limits, "doveadm").program, Some(Program::of_executable("doveadm-server")));
     assert_eq!(of(&limits, "auth-worker").program.as_ref().map(Program::as_str), Some("auth -w"));
     let limits = fixture("2.4");
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
     assert_eq!(of(&limits, "imap").restart_request_count, Some(Limit::Of(1)));
+    assert_eq!(of(&limits, "imap").vsz_limit, Some(Limit::Of(256 << 20)));
 }
 
 #[test]
