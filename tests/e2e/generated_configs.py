@@ -100,6 +100,11 @@ class Generator:
             max(1, min(len(statements), 8)),
         )
         shares = [statements[number :: len(names)] for number in range(len(names))]
+        if self.chance(0.6):
+            # All of them set the same: who is last shows.
+            service, key = self.random.choice(("imap-login", "imap", "pop3-login")), "client_limit"
+            for number, share in enumerate(shares):
+                share.append(f"service {service} {{\n  {self.count} = 900\n  {key} = {700 + number}\n}}\n")
         for name, share in zip(names, shares, strict=True):
             target = folder / name
             target.write_bytes(self._spread(share, target, depth + 1).encode())
@@ -261,6 +266,9 @@ class Generator:
                 "login_greeting = a \\\n  b # c\n",
                 "mail_max_userip_connections = 5\n",
                 "login_greeting =\n",
+                # If the # began a comment, nothing would join the two lines.
+                "login_greeting = 'a # b' \\\n  default_process_limit = 61\n",
+                'login_greeting = "a \\" # b" \\\n  default_client_limit = 62\n',
                 "login_greeting = ends with \\\n# this comment, and all is forgotten\n",
             )
         )

@@ -194,6 +194,19 @@ class Limits(Beside):
         # Other releases of 2.4 may do otherwise.
         self.assert_limits(dovecot, frozenset() if self.generation == "2.3" else frozenset({"imap"}))
 
+    def test_a_configuration_that_dovecot_would_not_start_with(self: Any) -> None:
+        # doveconf shows its settings all the same, and exits with 0.
+        dovecot = self.run_dovecot()
+        exporters = [self.run_exporter(dovecot), self.run_exporter(dovecot, "--dovecot.doveconf=")]
+        for exporter in exporters:
+            self.assertEqual(exporter.value(CONFIGURED, service="auth"), 1)
+        dovecot.write_config(settings="service auth {\n  process_limit = 2\n}\n")
+        for exporter in exporters:
+            self.await_value(exporter, 0, "dovecot_exporter_source_up", source="limits")
+            self.assertEqual(exporter.value(CONFIGURED, service="auth"), 1)
+            [line] = [line for line in exporter.stderr if "source=limits" in line]
+            self.assertRegex(line, r"auth\)?: process_limit must be 1")
+
     def test_a_file_that_only_dovecot_may_read(self: Any) -> None:
         dovecot = self.run_dovecot()
         secret = dovecot.lab / "secret.conf"
@@ -244,11 +257,39 @@ class Limits24(Limits, unittest.TestCase):
             ("service_client_limit = 7", {"imap": {"client_limit": 3}}, ("dict", "client_limit", 7)),
             ("service_process_limit = 31", single, ("imap", "process_limit", 31)),
             ("service_restart_request_count = 5", lasting, (SERVICE, "client_limit", 5)),
+            # It is so already, but not for services for which Dovecot has something else.
+            ("service_restart_request_count = unlimited", {}, (SERVICE, "client_limit", 1000)),
         ):
             with self.subTest(setting):
                 dovecot = self.run_dovecot(services=services, settings=f"{setting}\n")
                 self.assertEqual(dovecot.service_status(service)[field], value)
                 self.assert_limits(dovecot)
+
+
+    def test_groups(self) -> None:
+        group = f"group @lim big {{\n  service {SERVICE} {{\n    process_limit = 321\n  }}\n%s}}\n@lim = big\n"
+        inner = "  service imap {\n    process_limit = 9\n    client_limit = 2\n  }\n"
+        services = {"imap": {"client_limit": 3, "restart_request_count": 5}}
+        dovecot = self.run_dovecot(services=services, settings=group % inner)
+        for service, field, value in (
+            (SERVICE, "process_limit", 321),
+            ("imap", "process_limit", 9),
+            ("imap", "client_limit", 3),
+        ):
+            self.assertEqual(dovecot.service_status(service)[field], value)
+        self.assert_limits(dovecot)
+
+    def test_a_group_that_doveconf_cannot_show(self) -> None:
+        listener = "  service imap {\n    process_limit = 9\n    unix_listener extra {\n    }\n  }\n"
+        services = {"imap": {"client_limit": 2, "restart_request_count": 3}}
+        dovecot = self.run_dovecot(services=services, settings=f"group @lim big {{\n{listener}}}\n@lim = big\n")
+        self.assertEqual(dovecot.service_status("imap")["process_limit"], 9)
+        exporter = self.run_exporter(dovecot)
+        self.assertEqual(exporter.value("dovecot_exporter_source_up", source="limits"), 0)
+        # But we can.
+        page = self.run_exporter(dovecot, "--dovecot.doveconf=").metrics()
+        for name, field in ((PROCESS_LIMIT, "process_limit"), (CLIENT_LIMIT, "client_limit")):
+            self.assertEqual(by_service(page, name), doveadm_limits(dovecot, field), name)
 
 
 class Processes(Beside):
