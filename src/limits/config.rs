@@ -274,7 +274,7 @@ fn settle(config: &Config) -> Result<Limits, String> {
         instance_name: config.global("instance_name").unwrap_or_else(|| Some("dovecot".to_owned())),
         log_path: global("log_path").and_then(super::log_file),
         source: LimitSource::Config,
-        unknown: config.unknown.first().map(|first| match config.unknown.len() - 1 {
+        unknown: config.unknown.as_ref().map(|(first, others)| match others {
             0 => first.clone(),
             others => format!("{first}; and {others} more"),
         }),

@@ -101,20 +101,23 @@ pub struct Limits {
 /// is a sentence for the administrator.
 pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
     let absent = if doveconf.as_os_str().is_empty() {
-        "there is no such file".to_owned()
+        None
     } else {
         match doveconf::read(doveconf, config).await {
-            Err(doveconf::Trouble::Absent(reason)) => reason,
+            Err(doveconf::Trouble::Absent(reason)) => Some(reason),
             Err(doveconf::Trouble::Failed(reason)) => return Err(reason),
             Ok(limits) => return Ok(limits),
         }
     };
     let path = config.to_owned();
     let read = spawn_blocking(move || config::read(&path)).await.expect("a panic ends the process");
-    read.map_err(|failure| match failure {
-        config::Failure::Refused(reason) => reason,
-        config::Failure::Missing => {
-            format!("{} cannot be read either: {absent}", config.display())
+    read.map_err(|failure| match (failure, absent) {
+        (config::Failure::Refused(reason), _) => reason,
+        (config::Failure::Missing, None) => {
+            format!("{} is not there: give --dovecot.config its place", config.display())
+        }
+        (config::Failure::Missing, Some(reason)) => {
+            format!("{} is not there, and {reason}", config.display())
         }
     })
 }

@@ -12,6 +12,8 @@ use glob::{MatchOptions, Pattern};
 const MAX_FILES: usize = 1000;
 /// Most bytes of all files together; Debian's configuration has 100 KiB.
 const MAX_BYTES: u64 = 8 << 20;
+/// Most bytes of a path; the kernel takes no longer one.
+const MAX_PATH: usize = 4096;
 /// Most bytes of a file that holds one value.
 const MAX_VALUE: u64 = 4096;
 
@@ -191,9 +193,10 @@ impl Found {
 
 /// What `a{b,c}d` stands for, in order.
 fn braces(pattern: &str) -> Result<Vec<String>, String> {
-    let beyond = || format!("the pattern {pattern} is beyond this exporter");
+    let beyond = || format!("the pattern {pattern:.100} is beyond this exporter");
     // glob(3) has more in its brackets than the crate, and knows no **.
-    if ["\\", "**", "[^", "[[:", "[[.", "[[="].iter().any(|special| pattern.contains(special)) {
+    let special = ["\\", "**", "[^", "[[:", "[[.", "[[="];
+    if pattern.len() > MAX_PATH || special.iter().any(|special| pattern.contains(special)) {
         return Err(beyond());
     }
     let mut pending = vec![pattern.to_owned()];

@@ -48,8 +48,8 @@ pub struct Config {
     pub all_protocols: Option<bool>,
     /// A file was not read: what was not set after it is not known.
     pub blind: bool,
-    /// What else is not known, and why.
-    pub unknown: Vec<String>,
+    /// Why something is not known, and how many other reasons there are.
+    pub unknown: Option<(String, usize)>,
     scopes: Vec<Scope>,
 }
 
@@ -125,7 +125,7 @@ impl Config {
             protocols: BTreeSet::new(),
             all_protocols: None,
             blind: false,
-            unknown: Vec::new(),
+            unknown: None,
             scopes: vec![Scope::default()],
         }
     }
@@ -160,8 +160,7 @@ impl Config {
                     scope.service = Some(name);
                 } else if kind == "service" && !self.old() {
                     // 2.4.1 refuses it for another reason; it would hold for nobody.
-                    self.unknown
-                        .push(format!("{}: what service {name} means here cannot be told", lines.place()));
+                    self.doubt(format!("{}: what service {name} means here cannot be told", lines.place()));
                     scope.other = true;
                 } else if kind == "protocols" && !self.old() && scope.service.is_none() {
                     scope.protocols = true;
@@ -187,15 +186,23 @@ impl Config {
                 if !denied.is_empty() {
                     self.forget();
                 }
-                self.unknown.extend(denied.iter().map(|path| {
-                    format!(
+                for path in denied {
+                    self.doubt(format!(
                         "{} may set any limit, and Dovecot may read it, but not the user of the exporter: let it",
                         path.display()
-                    )
-                }));
+                    ));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Notes that something is not known. The first reason is enough to begin with.
+    pub fn doubt(&mut self, reason: String) {
+        match &mut self.unknown {
+            Some((_, others)) => *others += 1,
+            None => self.unknown = Some((reason, 0)),
+        }
     }
 
     /// Something may have set anything.
@@ -239,7 +246,7 @@ impl Config {
         let Some(name) = self.name(service.is_some(), name)? else {
             // Some module may add settings, but not to a service.
             if self.old() && service.is_some() && !name.contains('/') && !OTHERS.contains(&name) {
-                self.unknown.push(format!("{}: {name} is no setting of a service", lines.place()));
+                self.doubt(format!("{}: {name} is no setting of a service", lines.place()));
             }
             return Ok(());
         };

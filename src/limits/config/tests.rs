@@ -99,6 +99,8 @@ fn what_has_no_end_ends() {
     let long = "#".repeat(9 << 20);
     let error = read_all(&[("a", "!include b\n"), ("b", &long)]).expect_err("too large");
     assert!(error.contains("too large"), "{error}");
+    let deep = format!("!include_try {}\n", "a/".repeat(1 << 20));
+    assert!(read_all(&[("a", &deep)]).is_err_and(|error| error.contains("beyond")));
     // One long line is no trouble.
     assert_eq!(process_limit(&[("a", &long[..4 << 20])]), Some(Limit::Of(100)));
 }

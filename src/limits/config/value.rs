@@ -59,7 +59,7 @@ impl Config {
             Value::Variables(text) => (self.expanded(name, text, service)?, text.clone()),
         };
         if text.is_none() {
-            self.unknown.push(format!("{}: what {name} = {shown} means cannot be told", lines.place()));
+            self.doubt(format!("{}: what {name} = {shown} means cannot be told", lines.place()));
         }
         Ok(text)
     }
