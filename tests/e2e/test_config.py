@@ -193,7 +193,7 @@ class Generated:
                 )
                 self.fail(f"{len(wrong)} differences, seed {SEED}, the first:\n{text}")
             # The test would say nothing if these were few.
-            self.assertGreater(tally["agreed"], NUMBER * 0.6)
+            self.assertGreater(tally["agreed"], NUMBER * 0.5)
             self.assertGreater(tally["refused by both"], NUMBER * 0.05)
             self.assertLess(tally["not known"], tally["values"] * 0.05)
 
