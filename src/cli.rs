@@ -4,7 +4,10 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    Parser, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 
 use crate::service::Service;
 
@@ -26,11 +29,12 @@ pub struct Config {
         help_heading = "Dovecot"
     )]
     pub dovecot_config: PathBuf,
-    /// Dovecot's program that reads it.
+    /// Dovecot's program that reads it. If there is none, or this is empty, the exporter reads the files itself.
     #[arg(
         long = "dovecot.doveconf",
         value_name = "FILE",
         default_value = "doveconf",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         help_heading = "Dovecot"
     )]
     pub doveconf: PathBuf,
@@ -170,6 +174,7 @@ mod tests {
             "--web.listen-address=[::1]:0",
             "--dovecot.process-limit=imap-login=500",
             "--web.telemetry-path=/m",
+            "--dovecot.doveconf=",
         ] {
             parse(&[good]).expect(good);
         }

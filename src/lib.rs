@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /proc ────────▶ processes ─Census─┐ measured at the scrape
-//! doveconf ─────▶ limits ────Limits─┤ read at start, at a change, at a reload of Dovecot
+//! doveconf, files▶ limits ────Limits─┤ read at start, at a change, at a reload of Dovecot
 //!                                   ▼
 //! log ─▶ log ─Event─▶ tally ─▶ Exporter ─Reading─▶ web ─▶ Prometheus, and people
 //!        counted as it happens

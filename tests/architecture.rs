@@ -19,7 +19,7 @@ const LEVELS: [&[&str]; 7] = [
 const PLACES: [(&str, &[&str]); 12] = [
     ("axum", &["web/routes.rs", "web/serve.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
-    ("glob", &["log/files.rs"]),
+    ("glob", &["limits/config/include.rs", "log/files.rs"]),
     ("hyper", &["web/serve.rs"]),
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),

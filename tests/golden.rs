@@ -18,9 +18,9 @@ Nov 23 15:54:31 master: Warning: service(Odd Name): process_limit (7) reached, c
 ";
 
 /// Two services of this configuration run one executable, `imap-login`.
-const DOVECONF_23: &str = "case $* in *-n*) ;; *) cat tests/fixtures/doveconf/2.3 ;; esac";
+const DOVECONF_23: &str = "case $* in *-N*) ;; *) cat tests/fixtures/doveconf/2.3 ;; esac";
 const DOVECONF_24: &str =
-    "case $* in *-n*) ;; *) sed '/^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4 ;; esac";
+    "case $* in *-N*) ;; *) sed '/^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4 ;; esac";
 
 /// What the exporter is shown.
 struct Scenario<'a> {

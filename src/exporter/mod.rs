@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Config,
-    limits::{Limits, doveconf, files::ConfigFiles},
+    limits::{self, LimitSource, Limits, files::ConfigFiles},
     log::{bell::Bell, state::LogState},
     processes::scan::{self, Census, Wanted},
     service::Service,
@@ -204,16 +204,24 @@ impl Exporter {
         }
     }
 
-    /// Runs `doveconf`; returns the time if it failed. What was known stays known then: Dovecot, too, keeps its
+    /// Reads the configuration; returns the time if that failed. What was known stays known then: Dovecot, too, keeps its
     /// configuration when it cannot read a new one.
     async fn read_limits(&self, loaded: bool) -> Option<Instant> {
-        let read = doveconf::read(&self.config.doveconf, &self.config.dovecot_config).await;
+        let read = limits::read(&self.config.doveconf, &self.config.dovecot_config).await;
         let reload_is_seen = lock(&self.scans).generation.is_some();
         let mut limits = lock(&self.limits);
-        log_change("limits", limits.trouble.as_ref(), read.as_ref().err());
-        limits.trouble = read.as_ref().err().cloned();
+        let trouble = match &read {
+            Ok(read) => read.unknown.clone(),
+            Err(reason) => Some(reason.clone()),
+        };
+        log_change("limits", limits.trouble.as_ref(), trouble.as_ref());
+        limits.trouble = trouble;
         let read = read.ok();
         if let Some(read) = &read {
+            let before = limits.configured.as_ref().map(|limits| limits.source);
+            if read.source == LimitSource::Config && before != Some(LimitSource::Config) {
+                info!(config = %self.config.dovecot_config.display(), "reading the configuration without doveconf");
+            }
             // Without a sight of reloads, what is on disk is the best guess at what is in force.
             if loaded || limits.in_force.is_none() || !reload_is_seen {
                 limits.in_force = Some(read.clone());

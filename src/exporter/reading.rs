@@ -21,7 +21,7 @@ pub struct KnownLimits {
     pub in_force: Option<Limits>,
     /// What is on disk.
     pub configured: Option<Limits>,
-    /// Why `doveconf` last failed.
+    /// Why the configuration could not be read, or not all of it.
     pub trouble: Option<String>,
 }
 
@@ -79,7 +79,7 @@ pub fn services(
 ) -> Vec<ServiceReading> {
     let defaults = limits::defaults::limits();
     let limits = match &known.in_force {
-        Some(limits) => (limits, LimitSource::Doveconf),
+        Some(limits) => (limits, limits.source),
         None => (&defaults, LimitSource::Default),
     };
     let mut processes: BTreeMap<Service, u64> = BTreeMap::new();
@@ -156,7 +156,7 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     let service = [reading.service.as_str()];
     let settings = &reading.settings;
     let configured = reading.configured.as_ref().and_then(|settings| settings.process_limit);
-    let values: [(&'static Metric, Option<f64>); 7] = [
+    let values: [(&'static Metric, Option<f64>); 8] = [
         (&metrics::SERVICE_PROCESSES, reading.processes.map(whole)),
         (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(limits::Limit::value)),
         (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(limits::Limit::value)),
@@ -164,6 +164,7 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
         (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
         (&metrics::SERVICE_PROCESS_MIN_AVAIL, settings.process_min_avail.map(Into::into)),
         (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(limits::Limit::value)),
+        (&metrics::SERVICE_VSZ_LIMIT, settings.vsz_limit.map(limits::Limit::bytes)),
     ];
     for (metric, value) in values {
         page.add_known(metric, &service, value);

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Limit, Limits, Settings};
+use super::{Limit, LimitSource, Limits, Settings, clamped, config::size, defaults::Generation};
 use crate::service::{Program, Service};
 
 /// It takes 10 ms where all is well.
@@ -26,22 +26,33 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
 /// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
 /// in silence.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 13] = [
     "base_dir",
     "instance_name",
     "log_path",
     "protocols",
     "default_process_limit",
     "default_client_limit",
+    "default_vsz_limit",
     "service_process_limit",
     "service_client_limit",
     "service_process_min_avail",
     "service_restart_request_count",
+    "service_vsz_limit",
     "service",
 ];
 
-/// What `doveconf` says of the configuration in `config`; the error is a sentence for the administrator.
-pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
+/// Why there are no limits, in a sentence for the administrator.
+#[derive(Debug)]
+pub enum Trouble {
+    /// There is no `doveconf`.
+    Absent(String),
+    /// It failed.
+    Failed(String),
+}
+
+/// What `doveconf` says of the configuration in `config`.
+pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
     // With -x variables are expanded as the master expands them, but files that values are taken from, the TLS
     // keys among them, must be readable; without it no more is needed than the configuration itself.
     let output = match run_twice(doveconf, &["-x"], config).await {
@@ -50,21 +61,35 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
     };
     match output {
         Ok((all, explicit)) => parse(&all, &explicit).ok_or_else(|| {
-            format!(
+            Trouble::Failed(format!(
                 "{} printed no services for {}: give --dovecot.doveconf the doveconf of Dovecot",
                 doveconf.display(),
                 config.display()
-            )
+            ))
         }),
-        Err(failure) => Err(in_words(doveconf, config, &failure)),
+        Err(failure) => {
+            let words = in_words(doveconf, config, &failure);
+            let absent = matches!(&failure, Failure::Start(error) if error.kind() == io::ErrorKind::NotFound);
+            Err(if absent { Trouble::Absent(words) } else { Trouble::Failed(words) })
+        }
     }
 }
 
-/// All settings, and those that the configuration sets.
+/// All settings, and those that the configuration sets, be it to what they are anyway.
 async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(String, String), Failure> {
-    let all = run(doveconf, options, config).await?;
-    let explicit = run(doveconf, &[options, &["-n"]].concat(), config).await?;
-    Ok((all, explicit))
+    let (all, said) = run(doveconf, options, config, &SETTINGS).await?;
+    let explicit = [options, &["-N"]].concat();
+    let mut errors = said.lines().filter(|line| line.contains(": Error: ")).peekable();
+    if errors.peek().is_some() {
+        // Asked for some settings, doveconf exits with 0 even if Dovecot would not start with them. Asked for all, it
+        // tells (src/config/doveconf.c). What it then says no more, it failed at: 2.4.1 does where a group has a
+        // listener, and leaves services out.
+        let (_, again) = run(doveconf, &explicit, config, &[]).await?;
+        if let Some(error) = errors.find(|error| !again.contains(error)) {
+            return Err(Failure::Exit(error.to_owned()));
+        }
+    }
+    Ok((all, run(doveconf, &explicit, config, &SETTINGS).await?.0))
 }
 
 #[derive(Debug)]
@@ -102,13 +127,19 @@ impl Drop for Group {
     }
 }
 
-/// Runs it with a pipe for its output: `doveconf` of 2.4 can fail when that is a file.
-async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String, Failure> {
+/// Runs it with a pipe for its output, which is returned with what it says of errors: `doveconf` of 2.4 can fail when
+/// the output is a file.
+async fn run(
+    doveconf: &Path,
+    options: &[&str],
+    config: &Path,
+    settings: &[&str],
+) -> Result<(String, String), Failure> {
     let mut child = Command::new(doveconf)
         .args(options)
         .arg("-c")
         .arg(config)
-        .args(SETTINGS)
+        .args(settings)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -125,7 +156,7 @@ async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String,
     };
     let done: Result<io::Result<(String, String, ExitStatus)>, _> = timeout(TIME, all).await;
     match done {
-        Ok(Ok((stdout, _, status))) if status.success() => Ok(stdout),
+        Ok(Ok((stdout, stderr, status))) if status.success() => Ok((stdout, stderr)),
         Ok(Ok((_, stderr, status))) => {
             // Warnings come first, the reason comes last.
             let reason = stderr.lines().rev().find(|line| !line.trim().is_empty());
@@ -248,11 +279,20 @@ impl<'a> Settled<'a> {
         Settings {
             program: self.setting(service, "executable").map(Program::of_executable),
             process_limit: self.limit(service, "process_limit"),
-            // The master takes the smaller of the two (`service_create`, src/master/service.c).
-            client_limit: client_limit.zip(count).map(|(clients, count)| clients.min(count)),
+            client_limit: clamped(client_limit, count),
             process_min_avail: min_avail.and_then(|number| number.parse().ok()),
             restart_request_count: count,
+            vsz_limit: self.vsz_limit(service),
         }
+    }
+
+    /// In 2.3, 0 means unlimited and 2^64 - 1 the default.
+    fn vsz_limit(&self, service: &str) -> Option<Limit<u64>> {
+        let bytes = |value| size(value, Generation::V24);
+        let own = self.setting(service, "vsz_limit").filter(|value| *value != "18446744073709551615 B");
+        let value = own.or_else(|| self.all.globals.get("default_vsz_limit").copied())?;
+        let limit = bytes(self.variable(value)?)?;
+        Some(if limit == Limit::Of(0) { Limit::Unlimited } else { limit })
     }
 }
 
@@ -275,10 +315,9 @@ fn parse(all: &str, explicit: &str) -> Option<Limits> {
         services,
         base_dir: global("base_dir").map(Into::into),
         instance_name: global("instance_name").map(Into::into),
-        // `syslog`, and the terminals that a container's log comes from, are no files to follow.
-        log_path: global("log_path")
-            .filter(|path| path.starts_with('/') && !path.starts_with("/dev/"))
-            .map(Into::into),
+        log_path: global("log_path").and_then(super::log_file),
+        source: LimitSource::Doveconf,
+        unknown: None,
     })
 }
 

@@ -1,19 +1,25 @@
 //! Limits: what Dovecot's services may use, from where that is known, and the arithmetic of capacity.
 
+pub mod config;
 pub mod defaults;
 pub mod doveconf;
 pub mod files;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use tokio::task::spawn_blocking;
 
 use crate::service::{Program, Service};
 
-/// A number of processes, connections or requests.
+/// A number of processes, connections, requests or bytes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Limit {
+pub enum Limit<N = u32> {
     /// So many.
-    Of(u32),
-    /// 2.4's `unlimited`; 2.3's `service_count = 0`.
+    Of(N),
+    /// 2.4's `unlimited`; 2.3's `service_count = 0` and `vsz_limit = 0`.
     Unlimited,
 }
 
@@ -22,6 +28,17 @@ impl Limit {
     pub fn value(self) -> f64 {
         match self {
             Self::Of(number) => number.into(),
+            Self::Unlimited => f64::INFINITY,
+        }
+    }
+}
+
+impl Limit<u64> {
+    /// As Prometheus writes it: `+Inf` where there is no limit.
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else, and 2^52 bytes are far")]
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::Of(bytes) => bytes as f64,
             Self::Unlimited => f64::INFINITY,
         }
     }
@@ -41,6 +58,18 @@ pub struct Settings {
     pub process_min_avail: Option<u32>,
     /// Connections after which a process ends: `restart_request_count` in 2.4, `service_count` before.
     pub restart_request_count: Option<Limit>,
+    /// Bytes of address space that one process may have.
+    pub vsz_limit: Option<Limit<u64>>,
+}
+
+/// The `client_limit` in force: the master takes the smaller of the two (`service_create`, src/master/service.c).
+fn clamped(client_limit: Option<Limit>, restart_request_count: Option<Limit>) -> Option<Limit> {
+    match (client_limit, restart_request_count) {
+        (Some(clients), Some(count)) => Some(clients.min(count)),
+        // Nothing is smaller.
+        (one @ Some(Limit::Of(1)), None) | (None, one @ Some(Limit::Of(1))) => one,
+        _ => None,
+    }
 }
 
 impl Settings {
@@ -62,6 +91,42 @@ pub struct Limits {
     pub instance_name: Option<String>,
     /// The `log_path` setting, if it is a file.
     pub log_path: Option<PathBuf>,
+    /// What told.
+    pub source: LimitSource,
+    /// Why some of it is missing, in a sentence for the administrator.
+    pub unknown: Option<String>,
+}
+
+/// Asks `doveconf` what is in `config`, or reads that itself if there is no `doveconf` or its name is empty. The error
+/// is a sentence for the administrator.
+pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
+    let absent = if doveconf.as_os_str().is_empty() {
+        None
+    } else {
+        match doveconf::read(doveconf, config).await {
+            Err(doveconf::Trouble::Absent(reason)) => Some(reason),
+            Err(doveconf::Trouble::Failed(reason)) => return Err(reason),
+            Ok(limits) => return Ok(limits),
+        }
+    };
+    let path = config.to_owned();
+    let read = spawn_blocking(move || config::read(&path)).await.expect("a panic ends the process");
+    read.map_err(|failure| match (failure, absent) {
+        (config::Failure::Refused(reason), _) => reason,
+        (config::Failure::Missing, None) => {
+            format!("{} is not there: give --dovecot.config its place", config.display())
+        }
+        (config::Failure::Missing, Some(reason)) => {
+            format!("{} is not there, and {reason}", config.display())
+        }
+    })
+}
+
+/// The value of `log_path` if that is a file to follow: `syslog`, and the terminals that a container's log comes from,
+/// are none.
+fn log_file(path: impl AsRef<str>) -> Option<PathBuf> {
+    let path = path.as_ref();
+    (path.starts_with('/') && !path.starts_with("/dev/")).then(|| path.into())
 }
 
 impl Limits {
@@ -80,7 +145,7 @@ impl Limits {
 }
 
 /// Where a `process_limit` was taken from, best first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LimitSource {
     /// `--dovecot.process-limit`.
     Flag,
@@ -88,7 +153,10 @@ pub enum LimitSource {
     Warning,
     /// `doveconf`.
     Doveconf,
+    /// The files of the configuration, read without `doveconf`.
+    Config,
     /// Dovecot's built-in default.
+    #[default]
     Default,
 }
 
@@ -99,6 +167,7 @@ impl LimitSource {
             Self::Flag => "flag",
             Self::Warning => "warning",
             Self::Doveconf => "doveconf",
+            Self::Config => "config",
             Self::Default => "default",
         }
     }

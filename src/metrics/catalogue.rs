@@ -36,7 +36,7 @@ pub static SERVICE_PROCESS_LIMIT: Metric = gauge(
 pub static SERVICE_PROCESS_LIMIT_CONFIGURED: Metric = gauge(
     "dovecot_service_process_limit_configured",
     &["service"],
-    "process_limit as doveconf reads it from the configuration on disk. Differs from dovecot_service_process_limit until Dovecot is reloaded. Absent while doveconf does not tell.",
+    "process_limit as the configuration on disk has it. Differs from dovecot_service_process_limit until Dovecot is reloaded. Absent while that cannot be told.",
 );
 /// Connections of one process.
 pub static SERVICE_CLIENT_LIMIT: Metric = gauge(
@@ -61,6 +61,12 @@ pub static SERVICE_RESTART_REQUEST_LIMIT: Metric = gauge(
     "dovecot_service_restart_request_limit",
     &["service"],
     "Connections after which a process of the service ends; service_count before 2.4. 1 is high-security mode (a process per connection), +Inf is unlimited, as performance mode has it.",
+);
+/// Memory of one process.
+pub static SERVICE_VSZ_LIMIT: Metric = gauge(
+    "dovecot_service_vsz_limit_bytes",
+    &["service"],
+    "Address space that one process of the service may have: vsz_limit; +Inf if unlimited. A process that reaches it counts in dovecot_service_failures_total as out_of_memory.",
 );
 /// Warning lines.
 pub static SERVICE_DROP_WARNINGS: Metric = counter(
@@ -111,7 +117,7 @@ pub static BUILD_INFO: Metric =
 pub static SOURCE_UP: Metric = gauge(
     "dovecot_exporter_source_up",
     &["source"],
-    "1 if the source could be read when it was last needed, else 0: procfs (processes), log (every log file, and standard input), journal (the systemd journal, if it is followed), limits (doveconf), state (--state.file, if there is one). The reason for a 0 is in the exporter's log and on its landing page.",
+    "1 if the source could be read when it was last needed, else 0: procfs (processes), log (every log file, and standard input), journal (the systemd journal, if it is followed), limits (Dovecot's configuration), state (--state.file, if there is one). The reason for a 0 is in the exporter's log and on its landing page.",
 );
 /// Duration of a reading.
 pub static SCRAPE_DURATION: Metric = gauge(
@@ -129,7 +135,7 @@ pub static SCAN_ERRORS: Metric = counter(
 pub static LIMIT_SOURCE_INFO: Metric = info(
     "dovecot_exporter_limit_source_info",
     &["service", "source"],
-    "Where dovecot_service_process_limit comes from: flag (--dovecot.process-limit), warning (the number in the newest drop warning), doveconf, default (Dovecot's built-in value, because doveconf could not be run). The value is 1.",
+    "Where dovecot_service_process_limit comes from: flag (--dovecot.process-limit), warning (the number in the newest drop warning), doveconf, config (the files, read without doveconf), default (Dovecot's built-in value, because the configuration could not be read). The value is 1.",
 );
 /// Lines read.
 pub static LOG_LINES: Metric = counter(
@@ -222,7 +228,7 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 38] = [
+pub static CATALOGUE: [&Metric; 39] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
     &SERVICE_PROCESS_LIMIT,
@@ -231,6 +237,7 @@ pub static CATALOGUE: [&Metric; 38] = [
     &SERVICE_CONNECTION_CAPACITY,
     &SERVICE_PROCESS_MIN_AVAIL,
     &SERVICE_RESTART_REQUEST_LIMIT,
+    &SERVICE_VSZ_LIMIT,
     &SERVICE_DROP_WARNINGS,
     &SERVICE_LAST_DROP_WARNING,
     &SERVICE_QUEUE_FULL_KILLS,

@@ -144,7 +144,7 @@ fn detail(reading: &Reading, source: &str) -> String {
     match source {
         "procfs" => format!("read in {:.1} ms", reading.duration.as_secs_f64() * 1000.0),
         "state" => "kept for the next start".to_owned(),
-        _ => "doveconf was read".to_owned(),
+        _ => "the configuration was read".to_owned(),
     }
 }
 

@@ -110,8 +110,13 @@ class BadSource:
         self.assertIn(SERVICE, services(page, "dovecot_service_drop_warnings_total"))
 
     def test_doveconf_absent(self: unittest.TestCase) -> None:
-        with Exporter(self.dovecot, "--dovecot.doveconf=/no/such/doveconf") as exporter:
-            words = ("/no/such/doveconf", "--dovecot.doveconf", "--dovecot.process-limit")
+        absent = "--dovecot.doveconf=/no/such/doveconf"
+        # Then it reads the files itself.
+        with Exporter(self.dovecot, absent) as exporter:
+            self.assertEqual(source_up(exporter.metrics())["limits"], 1)
+            self.assertEqual(sum("without doveconf" in line for line in exporter.stderr), 1)
+        with Exporter(self.dovecot, absent, "--dovecot.config=/no/such.conf") as exporter:
+            words = ("/no/such.conf", "/no/such/doveconf", "--dovecot.doveconf", "--dovecot.process-limit")
             self.assert_log_up(self.assert_one_line(exporter, "limits", *words))
 
     def test_doveconf_fails(self: unittest.TestCase) -> None:

@@ -44,12 +44,14 @@ fn other_settings() {
     assert_eq!(limits.base_dir.as_deref(), Some(Path::new("/srv/lab/run")));
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
+    assert_eq!(of(&limits, "auth").vsz_limit, Some(Limit::Of(256 << 20)));
     assert_eq!(of(&limits, "doveadm").program, Some(Program::of_executable("doveadm-server")));
     assert_eq!(of(&limits, "auth-worker").program.as_ref().map(Program::as_str), Some("auth -w"));
     let limits = fixture("2.4");
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
     assert_eq!(of(&limits, "imap").restart_request_count, Some(Limit::Of(1)));
+    assert_eq!(of(&limits, "imap").vsz_limit, Some(Limit::Of(256 << 20)));
 }
 
 #[test]
@@ -87,7 +89,10 @@ fn fail(script: &str) -> String {
     std::fs::write(&doveconf, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&doveconf, PermissionsExt::from_mode(0o755)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))).expect_err("it fails")
+    match runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))) {
+        Err(Trouble::Failed(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -100,8 +105,8 @@ fn failures_are_sentences() {
     let empty = fail("exit 0");
     assert!(empty.contains("--dovecot.doveconf"), "{empty}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let missing =
-        runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x"))).expect_err("it fails");
+    let missing = runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x")));
+    let Err(Trouble::Absent(missing)) = missing else { panic!("{missing:?}") };
     assert!(
         missing.starts_with("/nowhere/doveconf cannot be run") && missing.contains("--dovecot.process-limit"),
         "{missing}"
