@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn entries_may_be_alike() {
         assert_eq!(new(&["1 a", "1 a"], &["1 a", "1 a", "1 a"]), entries(&["1 a"]));
-        assert_eq!(new(&["1 a", "1 b", "1 a"], &["1 a", "1 b", "1 a", "1 a", "2 c"]), entries(&["1 a", "2 c"]));
+        assert_eq!(
+            new(&["1 a", "1 b", "1 a"], &["1 a", "1 b", "1 a", "1 a", "2 c"]),
+            entries(&["1 a", "2 c"])
+        );
         // The first of them is forgotten.
         assert_eq!(new(&["1 a", "1 a"], &["1 a", "2 b"]), entries(&["2 b"]));
     }

@@ -82,7 +82,7 @@ fn older_and_newer_masters_have_fewer_and_more_columns() {
     for (count, expected) in [(11, None), (12, None), (13, Some(2))] {
         assert_eq!(starts(&columns(SERVICES, count)), expected, "{count} columns");
     }
-    assert_eq!(starts(&SERVICES.replace("\n", "\tnew\n").replace("\n\tnew\n", "\n\n")), Some(2));
+    assert_eq!(starts(&SERVICES.replace('\n', "\tnew\n").replace("\n\tnew\n", "\n\n")), Some(2));
 }
 
 #[test]

@@ -136,6 +136,7 @@ fn detail(reading: &Reading, source: &str) -> String {
         "procfs" => format!("read in {:.1} ms", reading.duration.as_secs_f64() * 1000.0),
         "log" => of_logs(reading, false),
         "journal" => of_logs(reading, true),
+        "master" => "the master answered".to_owned(),
         "state" => "kept for the next start".to_owned(),
         _ => "doveconf was read".to_owned(),
     }
