@@ -108,25 +108,25 @@ pub static SERVICE_LAST_DROP_WARNING: Metric = gauge(
 pub static SERVICE_QUEUE_FULL_KILLS: Metric = counter(
     "dovecot_service_queue_full_kills_total",
     &["service"],
-    "Clients that had not logged in yet and whose connection a login process closed to make room for others: lines with Connection queue full. There may be some without a drop warning.",
+    "Clients that had not logged in yet and whose connection a login process closed to make room for others: lines with Connection queue full. There may be some without a drop warning. Absent with --dovecot.log-master.",
 );
 /// Logins lost.
 pub static SERVICE_HANDOVER_FAILURES: Metric = counter(
     "dovecot_service_handover_failures_total",
     &["service"],
-    "Clients that had logged in and were then not taken by this service, because it was full (Dovecot's own guess: the service may also have failed).",
+    "Clients that had logged in and were then not taken by this service, because it was full (Dovecot's own guess: the service may also have failed). Absent with --dovecot.log-master.",
 );
 /// Failures.
 pub static SERVICE_FAILURES: Metric = counter(
     "dovecot_service_failures_total",
     &["service", "reason"],
-    "Lines that say a process of the service failed: fork_failed, throttled (failed at its start, and Dovecot waits before it starts another), startup_timeout (killed because it did not report in time), out_of_memory (reached vsz_limit).",
+    "Lines that say a process of the service failed: fork_failed, throttled (failed at its start, and Dovecot waits before it starts another), startup_timeout (killed because it did not report in time), out_of_memory (reached vsz_limit; absent with --dovecot.log-master).",
 );
 /// Users with too many connections.
 pub static USER_CONNECTION_LIMIT_REJECTIONS: Metric = counter(
     "dovecot_user_connection_limit_rejections_total",
     &[],
-    "Logins refused because the user had mail_max_userip_connections from the same address already.",
+    "Logins refused because the user had mail_max_userip_connections from the same address already. Absent with --dovecot.log-master.",
 );
 /// Reloads.
 pub static MASTER_RELOADS: Metric = counter(

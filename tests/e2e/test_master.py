@@ -119,22 +119,20 @@ class Relay:
     def _one(self, connection: socket.socket) -> None:
         sent = bytearray()
         self.sent.append(sent)
-        with connection, socket.socket(socket.AF_UNIX) as master:
+        with connection, socket.socket(socket.AF_UNIX) as master, contextlib.suppress(OSError):
+            # Before anything is done about it, so that nothing is missed of what was sent.
+            sent += connection.recv(4096)
             if self.instead is None:
-                try:
-                    master.connect(str(self._master))
-                except OSError:
-                    return
+                master.connect(str(self._master))
+                master.sendall(sent)
                 back = threading.Thread(target=_pump, args=(master, connection), daemon=True)
-                back.start()
             else:
                 back = threading.Thread(target=self.instead, args=(connection,), daemon=True)
-                back.start()
+            back.start()
+            while data := connection.recv(4096):
+                sent += data
+                master.sendall(data)
             with contextlib.suppress(OSError):
-                while data := connection.recv(4096):
-                    sent += data
-                    if self.instead is None:
-                        master.sendall(data)
                 master.shutdown(socket.SHUT_RDWR)
             back.join()
 
@@ -314,6 +312,7 @@ class Master(Beside):
 
     def test_nobody_does_without(self: Any) -> None:
         dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
+        dovecot.log_path.chmod(0o644)
         nobody = self.enterContext(Exporter.unprivileged(dovecot))
         never = self.run_exporter(dovecot, "--dovecot.master-socket=")
         self.clients(dovecot).idle(3)
@@ -329,7 +328,7 @@ class Master(Beside):
         for name in OF_MASTER:
             self.assertEqual(by_service(nobody.metrics(), name), {}, name)
         [line] = [line for line in nobody.stderr if "source=master" in line]
-        for word in (f"{dovecot.base_dir}/master", "root", "setfacl", "stop Dovecot's services"):
+        for word in (f"{dovecot.base_dir}/master", "root", "setfacl", "stop Dovecot"):
             self.assertIn(word, line)
         self.assertFalse([line for line in never.stderr if "source=master" in line])
         # It works as the line says, and without a word in Dovecot's log.
@@ -464,7 +463,7 @@ class Master(Beside):
 
         with self.misbehaving() as (dovecot, relay, exporter):
             self.assert_equal(dovecot, exporter)
-            real = subprocess_free_answer(dovecot)
+            real = answer_of(dovecot)
             memory = exporter.value("process_resident_memory_bytes")
             for name, instead in {
                 "in time": hang,
@@ -529,7 +528,7 @@ class Master(Beside):
 UNKNOWN = "master-client: Unknown command: ERROR-LOG"
 
 
-def subprocess_free_answer(dovecot: Dovecot) -> bytes:
+def answer_of(dovecot: Dovecot) -> bytes:
     """What the real master answers to SERVICE-STATUS and PROCESS-STATUS."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(dovecot.base_dir / "master"))
