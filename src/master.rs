@@ -85,6 +85,8 @@ pub enum Failure {
     Slow,
     /// The connection was closed, or failed, before the answer's end.
     Closed,
+    /// The master closed the connection instead of an answer: it does not know the request.
+    Refused,
     /// What came is no answer.
     Odd(&'static str),
 }
@@ -103,6 +105,9 @@ impl Failure {
             Self::Slow => format!("the master did not answer at {socket} in time: see whether Dovecot hangs"),
             Self::Closed => format!(
                 "{socket} was closed before the end of an answer: give --dovecot.master-socket the file master in Dovecot's base_dir"
+            ),
+            Self::Refused => format!(
+                "the master at {socket} does not tell its errors, which Dovecot does from 2.4 on: follow its log by --dovecot.log-file or --dovecot.log-journal"
             ),
             Self::Odd(what) => format!(
                 "what comes from {socket} is no answer of Dovecot's master ({what}): give --dovecot.master-socket the file master in its base_dir"
@@ -294,6 +299,9 @@ fn process(line: &str) -> Option<(&str, u32, u32)> {
 }
 
 fn read_errors(answer: &mut Answer<impl Read>) -> Result<Vec<String>, Failure> {
+    if answer.stream.fill_buf().map_err(failure)?.is_empty() {
+        return Err(Failure::Refused);
+    }
     let mut errors = Vec::new();
     while let Some(line) = answer.line()? {
         if !is_error(line) || errors.len() == MAX_ERRORS {

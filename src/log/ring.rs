@@ -87,7 +87,7 @@ impl Ring {
         match master::errors(&self.socket) {
             Ok(entries) => self.take(&entries, on_found),
             Err(failure) => {
-                self.refused = identity.filter(|_| matches!(failure, Failure::Closed));
+                self.refused = identity.filter(|_| matches!(failure, Failure::Refused));
                 self.fail(&failure);
                 false
             }
@@ -125,13 +125,7 @@ impl Ring {
             Failure::Open(error) if absent(error) => drop(self.place.get_or_insert_default()),
             _ => self.state.counts.read_errors += 1,
         }
-        self.state.trouble = Some(match failure {
-            Failure::Closed => format!(
-                "the master at {} does not tell its errors, which Dovecot does from 2.4 on: follow its log by --dovecot.log-file or --dovecot.log-journal",
-                self.socket.display()
-            ),
-            failure => failure.in_words(&self.socket),
-        });
+        self.state.trouble = Some(failure.in_words(&self.socket));
     }
 }
 

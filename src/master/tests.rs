@@ -175,6 +175,8 @@ fn errors_are_lines_of_log() {
         ]
     );
     assert_eq!(read_errors(&mut answer("\n", 1)).expect("an answer"), [""; 0]);
+    assert!(matches!(read_errors(&mut answer("", 1)), Err(Failure::Refused)));
+    assert!(matches!(read_errors(&mut answer(&ERRORS[..50], 1)), Err(Failure::Closed)));
 }
 
 #[test]

@@ -259,14 +259,20 @@ class Master(Beside):
         clients.idle(2)
         self.await_connections(dovecot, 2)
         before = self.assert_equal(dovecot, exporter)
+        # For doveadm, which could not read the other one either.
+        good = dovecot.lab / "good.conf"
+        good.write_text(dovecot.config.read_text())
         dovecot.write_config(services={SERVICE: {"process_limit": 8}}, settings="nonsense = {{{\n")
         self.await_value(exporter, 0, UP, source="limits")
         errors = dovecot.log_text().count("master: Error: ")
         os.kill(dovecot.master_pid, signal.SIGHUP)
         wait_until(lambda: dovecot.log_text().count("master: Error: ") > errors, PATIENCE, "Dovecot to give up")
-        page = exporter.metrics()
-        for name, values in before.items():
-            self.assertEqual(by_service(page, name), values, name)
+        broken, dovecot.config = dovecot.config, good
+        shown = self.assert_equal(dovecot, exporter)
+        self.assertEqual(exporter.value(UP, source="limits"), 0)
+        for name in (PROCESS_LIMIT, CLIENT_LIMIT, STARTS):
+            self.assertEqual(shown[name], before[name], name)
+        dovecot.config = broken
         dovecot.write_config(settings="")
         self.assert_equal(dovecot, exporter)
 
@@ -398,17 +404,17 @@ class Master(Beside):
                     exporter.metrics()
                 relay.instead = None
                 exporter.metrics()
-            # The loud one asks by itself, too.
-            count = len(relay.sent)
-            wait_until(lambda: len(relay.sent) >= count + 2, PATIENCE, "questions")
+            if self.generation == "2.4":
+                # The loud one asks by itself, too.
+                count = len(relay.sent)
+                wait_until(lambda: len(relay.sent) >= count + 2, PATIENCE, "questions")
             dovecot.stop()
             quiet.metrics()
             dovecot.start()
             quiet.metrics()
             for exporter in (quiet, loud):
                 self.assertEqual(exporter.stop()[0], 0)
-            sent = {bytes(sent) for sent in relay.sent}
-            self.assertEqual(sent, ALLOWED)
+            self.assertEqual({bytes(sent) for sent in relay.sent}, ALLOWED)
         self.assertNotIn("master-client: ", dovecot.log_text().replace(UNKNOWN, ""))
 
     def with_log_master(self, dovecot: Dovecot) -> list[str]:
