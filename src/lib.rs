@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! /proc ────────▶ processes ─Census─┐ measured at the scrape
-//! doveconf, files▶ limits ────Limits─┤ read at start, at a change, at a reload of Dovecot
+//! doveconf, files▶ limits ──Limits──┤ read at start, at a change, at a reload of Dovecot
+//! its socket ───▶ master ────Status─┤ asked at the scrape
 //!                                   ▼
 //! log ─▶ log ─Event─▶ tally ─▶ Exporter ─Reading─▶ web ─▶ Prometheus, and people
 //!        counted as it happens
@@ -18,6 +19,8 @@
 pub mod service;
 
 pub mod cli;
+
+pub mod master;
 
 pub mod processes;
 

@@ -43,6 +43,9 @@ fn main() -> ExitCode {
         }
         Err(error) => return refuse(&error.to_string()),
     };
+    if let Err(reason) = config.check() {
+        return refuse(reason);
+    }
     start_log(config.log_level, config.log_format);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,9 +5,11 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Modules by level, words first. `main.rs` wires them and may name all.
-const LEVELS: [&[&str]; 7] = [
+const LEVELS: [&[&str]; 8] = [
     &["service"],
     &["cli"],
+    // Below the log, which takes from it what the master remembers.
+    &["master"],
     &["processes", "limits", "log"],
     &["metrics", "tally"],
     &["checkpoint"],
@@ -34,6 +36,7 @@ const PLACES: [(&str, &[&str]); 12] = [
             "log/copies.rs",
             "log/place.rs",
             "log/reader.rs",
+            "master.rs",
             "processes/scan.rs",
         ],
     ),

@@ -6,6 +6,7 @@ use std::{fs, io::Write, path::Path};
 mod support;
 use support::{
     exporter::{Exporter, await_some, script},
+    master,
     proc::Proc,
 };
 
@@ -29,6 +30,8 @@ struct Scenario<'a> {
     /// A shell command in place of `doveconf`.
     doveconf: &'a str,
     log: &'a str,
+    /// What the master answers; nothing if there is no socket.
+    master: Option<&'static str>,
     flags: &'a [&'a str],
 }
 
@@ -38,7 +41,12 @@ fn check(scenario: &Scenario) {
     let log = folder.path().join("dovecot.log");
     fs::write(&log, "").expect("a file");
     let doveconf = script(folder.path(), "doveconf", scenario.doveconf);
+    let socket = folder.path().join("master");
+    if let Some(answer) = scenario.master {
+        master::serve(&socket, answer);
+    }
     let flags = [
+        format!("--dovecot.master-socket={}", socket.display()),
         format!("--path.procfs={}", scenario.proc.path().display()),
         format!("--dovecot.log-file={}", log.display()),
         format!("--dovecot.doveconf={doveconf}"),
@@ -92,7 +100,14 @@ fn compare(name: &str, page: &str) {
 
 #[test]
 fn no_dovecot() {
-    check(&Scenario { name: "no-dovecot", proc: &Proc::new(), doveconf: "exit 1", log: "", flags: &[] });
+    check(&Scenario {
+        name: "no-dovecot",
+        proc: &Proc::new(),
+        doveconf: "exit 1",
+        log: "",
+        master: None,
+        flags: &[],
+    });
 }
 
 #[test]
@@ -113,7 +128,23 @@ fn a_busy_dovecot() {
     // Another instance beside it, whose processes are not ours.
     proc.master(500, "dovecot").process(502, 500, "S", "imap-login", b"dovecot/imap-login\0");
     let flags = ["--dovecot.process-limit=lmtp=33"];
-    check(&Scenario { name: "busy", proc: &proc, doveconf: DOVECONF_24, log: LOG, flags: &flags });
+    check(&Scenario {
+        name: "busy",
+        proc: &proc,
+        doveconf: DOVECONF_24,
+        log: LOG,
+        master: None,
+        flags: &flags,
+    });
+}
+
+#[test]
+fn a_master_that_may_be_asked() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab");
+    let master = Some(include_str!("fixtures/master/2.4"));
+    let flags = ["--dovecot.process-limit=lmtp=33"];
+    check(&Scenario { name: "master", proc: &proc, doveconf: DOVECONF_24, log: LOG, master, flags: &flags });
 }
 
 #[test]
@@ -123,14 +154,28 @@ fn an_older_dovecot_in_performance_mode() {
     proc.process(200, 100, "S", "imap-login", b"dovecot-lab/imap-login\0");
     proc.process(201, 100, "S", "imap-login", b"dovecot-lab/imap-login [1 pre-login + 7 TLS proxies]\0");
     let log = "Nov 23 15:54:28 master: Warning: SIGHUP received - reloading configuration\n";
-    check(&Scenario { name: "performance", proc: &proc, doveconf: DOVECONF_23, log, flags: &[] });
+    check(&Scenario {
+        name: "performance",
+        proc: &proc,
+        doveconf: DOVECONF_23,
+        log,
+        master: None,
+        flags: &[],
+    });
 }
 
 #[test]
 fn two_instances_and_no_way_to_tell() {
     let proc = Proc::new();
     proc.master(100, "dovecot").master(200, "dovecot");
-    check(&Scenario { name: "two-instances", proc: &proc, doveconf: "exit 1", log: LOG, flags: &[] });
+    check(&Scenario {
+        name: "two-instances",
+        proc: &proc,
+        doveconf: "exit 1",
+        log: LOG,
+        master: None,
+        flags: &[],
+    });
 }
 
 #[test]
@@ -138,5 +183,12 @@ fn hidden_processes() {
     let proc = Proc::new();
     proc.master(100, "dovecot");
     fs::remove_dir_all(proc.path().join("1")).expect("removed");
-    check(&Scenario { name: "hidden", proc: &proc, doveconf: DOVECONF_24, log: "", flags: &[] });
+    check(&Scenario {
+        name: "hidden",
+        proc: &proc,
+        doveconf: DOVECONF_24,
+        log: "",
+        master: None,
+        flags: &[],
+    });
 }

@@ -6,6 +6,7 @@ pub mod reading;
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +21,7 @@ use crate::{
     cli::Config,
     limits::{self, LimitSource, Limits, files::ConfigFiles},
     log::{bell::Bell, state::LogState},
+    master::{self, Status},
     processes::scan::{self, Census, Wanted},
     service::Service,
     tally::Tally,
@@ -33,6 +35,8 @@ const DOVECONF_RETRY: Duration = Duration::from_secs(60);
 /// How far apart the master's line about a reload and the start of its new `log` process may be for both to tell of
 /// the same reload: the master reads its configuration in between.
 const RELOAD_TIME: Duration = Duration::from_secs(2);
+/// Dovecot's own `base_dir`, if its configuration does not tell.
+const BASE_DIR: &str = "/run/dovecot";
 
 /// Everything the program knows.
 #[derive(Debug)]
@@ -56,6 +60,10 @@ pub struct Exporter {
     ending: AtomicBool,
     /// Everything was read that an earlier run has not: until then totals may be lower than those it has shown.
     caught_up: AtomicBool,
+    /// Something is counted outside of the log that is not saved yet.
+    unsaved: AtomicBool,
+    /// Why the master did not answer.
+    master_trouble: Mutex<Option<String>>,
     /// Why the state was not written.
     state_trouble: Mutex<Option<String>>,
 }
@@ -99,6 +107,8 @@ impl Exporter {
             changed: Notify::new(),
             bell: Bell::new()?,
             ending: AtomicBool::new(false),
+            unsaved: AtomicBool::new(false),
+            master_trouble: Mutex::default(),
             state_trouble: Mutex::default(),
         })
     }
@@ -121,16 +131,28 @@ impl Exporter {
         reading.await.expect("a panic ends the process")
     }
 
-    /// Reads `/proc`, and puts all that is known beside it.
+    /// Reads `/proc`, asks the master, and puts all that is known beside it.
     fn measure(&self) -> Reading {
+        if self.config.log_master {
+            // What the master warned of just now had better be on this page, though it need not be.
+            self.bell.ring();
+        }
         let limits = lock(&self.limits).clone();
         let began = Instant::now();
         let census = scan::scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
         let duration = began.elapsed();
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);
+        let status = self.ask_master();
         let mut tally = lock(&self.tally);
-        let services = reading::services(&census, &limits, &self.flags, &mut tally);
+        if let Some(Ok(status)) = &status
+            && self.caught_up.load(Ordering::Acquire)
+            && tally.count_starts(status)
+        {
+            self.unsaved.store(true, Ordering::Release);
+        }
+        let told = status.as_ref().and_then(|status| status.as_ref().ok());
+        let services = reading::services(&census, told, &limits, &self.flags, &mut tally);
         let tally = tally.clone();
         let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();
@@ -140,12 +162,33 @@ impl Exporter {
             census,
             services,
             tally,
+            only_master: self.config.log_master,
             logs,
-            troubles: Troubles { limits, state },
+            troubles: Troubles { limits, state, master: status.map(Result::err) },
             duration,
             malformed,
             failed,
         }
+    }
+
+    /// The socket of the master that is watched; nothing if the master is never to be asked.
+    fn master_socket(&self) -> Option<PathBuf> {
+        if let Some(socket) = &self.config.master_socket {
+            return Some(socket.clone()).filter(|socket| !socket.as_os_str().is_empty());
+        }
+        let limits = lock(&self.limits);
+        let base_dir = limits.in_force.as_ref().and_then(|limits| limits.base_dir.clone());
+        Some(base_dir.unwrap_or_else(|| BASE_DIR.into()).join("master"))
+    }
+
+    /// What the master counts, or why it does not tell; nothing if it is never to be asked.
+    fn ask_master(&self) -> Option<Result<Status, String>> {
+        let socket = self.master_socket()?;
+        let status = master::status(&socket).map_err(|failure| failure.in_words(&socket));
+        let mut trouble = lock(&self.master_trouble);
+        log_change("master", trouble.as_ref(), status.as_ref().err());
+        *trouble = status.as_ref().err().cloned();
+        Some(status)
     }
 
     /// Counts what went wrong in a scan, and notices that Dovecot has read its configuration again.

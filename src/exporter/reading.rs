@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    limits::{self, LimitSource, Limits, Settings},
+    limits::{self, Limit, LimitSource, Limits, Settings, Told},
     log::{grammar::Failure, state::LogState},
+    master::{ServiceStatus, Status},
     metrics::{self, Metric, Page},
     processes::{own, scan::Census},
     service::{LimitKind, Service},
@@ -34,6 +35,8 @@ pub struct Reading {
     pub services: Vec<ServiceReading>,
     /// What was counted; nothing while totals may be lower than those that an earlier run has shown.
     pub tally: Option<Tally>,
+    /// What was counted is of the master's own lines only.
+    pub only_master: bool,
     /// The sources of log lines.
     pub logs: Vec<LogState>,
     /// What is wrong with other sources.
@@ -53,6 +56,8 @@ pub struct Troubles {
     pub limits: Option<String>,
     /// Why the state was not written; nothing if there is to be none.
     pub state: Option<Option<String>>,
+    /// Why the master did not answer; nothing if it is never to be asked.
+    pub master: Option<Option<String>>,
 }
 
 /// One service.
@@ -68,11 +73,14 @@ pub struct ServiceReading {
     pub source: Option<LimitSource>,
     /// Its settings on disk.
     pub configured: Option<Settings>,
+    /// What the master counts of it.
+    pub status: Option<ServiceStatus>,
 }
 
 /// Puts together what is known of each service. From now on `tally` has series for all of them.
 pub fn services(
     census: &Result<Census, String>,
+    status: Option<&Status>,
     known: &KnownLimits,
     flags: &BTreeMap<Service, u32>,
     tally: &mut Tally,
@@ -89,12 +97,20 @@ pub fn services(
         }
     }
     let configured = known.configured.iter().flat_map(|limits| limits.services.keys());
-    for service in limits.0.services.keys().chain(configured).chain(flags.keys()) {
+    let told = status.iter().flat_map(|status| status.services.keys());
+    for service in limits.0.services.keys().chain(configured).chain(told).chain(flags.keys()) {
         tally.know(service);
     }
     let reading = |service: &Service| {
         let warned = tally.warned.get(service);
-        let (settings, source) = limits::in_force(service, limits, warned, flags.get(service).copied());
+        let status = status.and_then(|status| status.services.get(service).copied());
+        let status = status.filter(|_| *service != Service::other());
+        let told = status.map_or_else(Told::default, |status| Told {
+            process_limit: Limit::of_master(status.process_limit),
+            client_limit: Limit::of_master(status.client_limit),
+        });
+        let flag = flags.get(service).copied();
+        let (settings, source) = limits::in_force(service, limits, warned, told, flag);
         let program = settings.program.as_ref();
         let alone = program.is_none_or(|program| limits.0.service_of(program).is_some());
         let none = (census.is_ok() && alone && *service != Service::other()).then_some(0);
@@ -104,6 +120,7 @@ pub fn services(
             settings,
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
+            status,
         }
     };
     tally.services().map(|(service, _)| reading(service)).collect()
@@ -121,6 +138,7 @@ impl Reading {
             }
         }
         sources.push(("limits", self.troubles.limits.as_deref()));
+        sources.extend(self.troubles.master.as_ref().map(|trouble| ("master", trouble.as_deref())));
         sources.extend(self.troubles.state.as_ref().map(|trouble| ("state", trouble.as_deref())));
         sources
     }
@@ -128,18 +146,18 @@ impl Reading {
     /// Every sample there is.
     pub fn page(&self) -> Page {
         let mut page = Page::default();
-        if let Ok(census) = &self.census {
-            page.add(&metrics::MASTER_UP, &[], if census.master.is_some() { 1.0 } else { 0.0 });
-        }
+        let answered = self.troubles.master.as_ref().is_some_and(Option::is_none).then_some(true);
+        let up = self.census.as_ref().ok().map(|census| census.master.is_some()).or(answered);
+        page.add_known(&metrics::MASTER_UP, &[], up.map(truth));
         for service in &self.services {
             add_service(&mut page, service);
         }
         if let Some(tally) = &self.tally {
-            add_tally(&mut page, tally);
+            add_tally(&mut page, tally, self.only_master);
         }
         page.add(&metrics::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         for (source, trouble) in self.sources() {
-            page.add(&metrics::SOURCE_UP, &[source], if trouble.is_none() { 1.0 } else { 0.0 });
+            page.add(&metrics::SOURCE_UP, &[source], truth(trouble.is_none()));
         }
         page.add(&metrics::SCRAPE_DURATION, &[], self.duration.as_secs_f64());
         page.add(&metrics::SCAN_ERRORS, &["malformed"], whole(self.malformed));
@@ -156,15 +174,20 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     let service = [reading.service.as_str()];
     let settings = &reading.settings;
     let configured = reading.configured.as_ref().and_then(|settings| settings.process_limit);
-    let values: [(&'static Metric, Option<f64>); 8] = [
+    let status = reading.status;
+    let values: [(&'static Metric, Option<f64>); 12] = [
         (&metrics::SERVICE_PROCESSES, reading.processes.map(whole)),
-        (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(limits::Limit::value)),
-        (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(limits::Limit::value)),
-        (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(limits::Limit::value)),
+        (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(Limit::value)),
+        (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(Limit::value)),
+        (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(Limit::value)),
         (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
         (&metrics::SERVICE_PROCESS_MIN_AVAIL, settings.process_min_avail.map(Into::into)),
-        (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(limits::Limit::value)),
-        (&metrics::SERVICE_VSZ_LIMIT, settings.vsz_limit.map(limits::Limit::bytes)),
+        (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(Limit::value)),
+        (&metrics::SERVICE_VSZ_LIMIT, settings.vsz_limit.map(Limit::bytes)),
+        (&metrics::SERVICE_PROCESSES_COUNTED, status.map(|status| status.processes.into())),
+        (&metrics::SERVICE_PROCESSES_AVAILABLE, status.map(|status| status.available.into())),
+        (&metrics::SERVICE_CONNECTIONS, status.map(|status| whole(status.connections))),
+        (&metrics::SERVICE_LISTEN_PAUSED, status.map(|status| truth(status.listen_paused))),
     ];
     for (metric, value) in values {
         page.add_known(metric, &service, value);
@@ -174,10 +197,15 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     }
 }
 
-fn add_tally(page: &mut Page, tally: &Tally) {
+fn add_tally(page: &mut Page, tally: &Tally, only_master: bool) {
     let services: Vec<(&Service, &ServiceTally)> = tally.services().collect();
     for (service, tally) in &services {
         let service = service.as_str();
+        page.add_known(
+            &metrics::SERVICE_PROCESS_STARTS,
+            &[service],
+            tally.starts.map(|starts| whole(starts.total())),
+        );
         for limit in LimitKind::ALL {
             let count = tally.drop_warnings.get(&limit).copied().unwrap_or_default();
             page.add(&metrics::SERVICE_DROP_WARNINGS, &[service, limit.as_str()], whole(count));
@@ -187,6 +215,16 @@ fn add_tally(page: &mut Page, tally: &Tally) {
             &[service],
             tally.last_drop_warning.map(since_1970),
         );
+        for failure in Failure::ALL {
+            // Of what a process died is told under the process's name.
+            if !(only_master && failure == Failure::OutOfMemory) {
+                let count = tally.failures.get(&failure).copied().unwrap_or_default();
+                page.add(&metrics::SERVICE_FAILURES, &[service, failure.as_str()], whole(count));
+            }
+        }
+        if only_master {
+            continue;
+        }
         // Only login processes close connections to make room.
         if service.ends_with("-login") || tally.queue_full_kills > 0 {
             page.add(&metrics::SERVICE_QUEUE_FULL_KILLS, &[service], whole(tally.queue_full_kills));
@@ -197,13 +235,13 @@ fn add_tally(page: &mut Page, tally: &Tally) {
         if services.iter().any(login) || tally.handover_failures > 0 {
             page.add(&metrics::SERVICE_HANDOVER_FAILURES, &[service], whole(tally.handover_failures));
         }
-        for failure in Failure::ALL {
-            let count = tally.failures.get(&failure).copied().unwrap_or_default();
-            page.add(&metrics::SERVICE_FAILURES, &[service, failure.as_str()], whole(count));
-        }
     }
     let rejections = tally.user_connection_limit_rejections;
-    page.add(&metrics::USER_CONNECTION_LIMIT_REJECTIONS, &[], whole(rejections));
+    page.add_known(
+        &metrics::USER_CONNECTION_LIMIT_REJECTIONS,
+        &[],
+        (!only_master).then_some(whole(rejections)),
+    );
     page.add(&metrics::MASTER_RELOADS, &[], whole(tally.reloads));
 }
 
@@ -245,6 +283,10 @@ fn add_own(page: &mut Page) {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else, and 2^52 is far")]
 fn whole(number: u64) -> f64 {
     number as f64
+}
+
+fn truth(truth: bool) -> f64 {
+    if truth { 1.0 } else { 0.0 }
 }
 
 /// A clock before 1970 is as wrong as 0.

@@ -24,6 +24,15 @@ pub enum Limit<N = u32> {
 }
 
 impl Limit {
+    /// As the master tells it, who has no limit of 0.
+    pub fn of_master(number: u32) -> Option<Self> {
+        match number {
+            0 => None,
+            u32::MAX => Some(Self::Unlimited),
+            number => Some(Self::Of(number)),
+        }
+    }
+
     /// As Prometheus writes it: `+Inf` where there is no limit.
     pub fn value(self) -> f64 {
         match self {
@@ -149,6 +158,8 @@ impl Limits {
 pub enum LimitSource {
     /// `--dovecot.process-limit`.
     Flag,
+    /// The master's status socket.
+    Master,
     /// The newest drop warning since Dovecot read its configuration.
     Warning,
     /// `doveconf`.
@@ -165,6 +176,7 @@ impl LimitSource {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Flag => "flag",
+            Self::Master => "master",
             Self::Warning => "warning",
             Self::Doveconf => "doveconf",
             Self::Config => "config",
@@ -182,27 +194,37 @@ pub struct Warned {
     pub client_limit: Option<u32>,
 }
 
+/// The limits that the master itself tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    /// Most processes.
+    pub process_limit: Option<Limit>,
+    /// Most connections of one, after the clamp.
+    pub client_limit: Option<Limit>,
+}
+
 /// The settings in force for `service` and where their `process_limit` comes from: `limits`, which were read from
 /// `read_from`, unless something better is known.
 pub fn in_force(
     service: &Service,
     (limits, read_from): (&Limits, LimitSource),
     warned: Option<&Warned>,
+    told: Told,
     flag: Option<u32>,
 ) -> (Settings, Option<LimitSource>) {
     let mut source = read_from;
     let mut settings = limits.services.get(service).cloned().unwrap_or_default();
-    let mut better = |number: Option<u32>, from| {
-        if let Some(number) = number {
-            settings.process_limit = Some(Limit::Of(number));
+    let mut better = |limit: Option<Limit>, from| {
+        if limit.is_some() {
+            settings.process_limit = limit;
             source = from;
         }
     };
-    better(warned.and_then(|warned| warned.process_limit), LimitSource::Warning);
-    better(flag, LimitSource::Flag);
-    if let Some(number) = warned.and_then(|warned| warned.client_limit) {
-        settings.client_limit = Some(Limit::Of(number));
-    }
+    better(warned.and_then(|warned| warned.process_limit).map(Limit::Of), LimitSource::Warning);
+    better(told.process_limit, LimitSource::Master);
+    better(flag.map(Limit::Of), LimitSource::Flag);
+    let warned = warned.and_then(|warned| warned.client_limit).map(Limit::Of);
+    settings.client_limit = told.client_limit.or(warned).or(settings.client_limit);
     let source = settings.process_limit.map(|_| source);
     (settings, source)
 }
@@ -229,8 +251,9 @@ mod tests {
     fn the_best_source_wins() {
         let limits = limits(5);
         let warned = Warned { process_limit: Some(6), client_limit: Some(7) };
-        let force = |limits, warned, flag| {
-            let (settings, source) = in_force(&imap_login(), limits, warned, flag);
+        let told = Told { process_limit: Limit::of_master(u32::MAX), client_limit: Limit::of_master(9) };
+        let force = |limits, warned, told, flag| {
+            let (settings, source) = in_force(&imap_login(), limits, warned, told, flag);
             (
                 settings.process_limit.map(Limit::value),
                 source.map(LimitSource::as_str),
@@ -239,17 +262,20 @@ mod tests {
         };
         let defaults = (&defaults::limits(), LimitSource::Default);
         let limits = (&limits, LimitSource::Doveconf);
-        assert_eq!(force(defaults, None, None), (Some(100.0), Some("default"), Some(100.0)));
-        assert_eq!(force(limits, None, None), (Some(5.0), Some("doveconf"), Some(50.0)));
-        assert_eq!(force(limits, Some(&warned), None), (Some(6.0), Some("warning"), Some(42.0)));
-        assert_eq!(force(limits, Some(&warned), Some(8)), (Some(8.0), Some("flag"), Some(56.0)));
+        let nothing = Told { process_limit: Limit::of_master(0), client_limit: None };
+        let infinite = Some(f64::INFINITY);
+        assert_eq!(force(defaults, None, nothing, None), (Some(100.0), Some("default"), Some(100.0)));
+        assert_eq!(force(limits, None, nothing, None), (Some(5.0), Some("doveconf"), Some(50.0)));
+        assert_eq!(force(limits, Some(&warned), nothing, None), (Some(6.0), Some("warning"), Some(42.0)));
+        assert_eq!(force(limits, Some(&warned), told, None), (infinite, Some("master"), infinite));
+        assert_eq!(force(limits, Some(&warned), told, Some(8)), (Some(8.0), Some("flag"), Some(72.0)));
     }
 
     #[test]
     fn what_is_not_known_is_absent() {
         let custom = Service::parse("custom").expect("a name");
         for limits in [(&defaults::limits(), LimitSource::Default), (&limits(5), LimitSource::Doveconf)] {
-            assert_eq!(in_force(&custom, limits, None, None), (Settings::default(), None));
+            assert_eq!(in_force(&custom, limits, None, Told::default(), None), (Settings::default(), None));
         }
     }
 
