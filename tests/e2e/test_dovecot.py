@@ -705,7 +705,7 @@ class Story(Beside):
         )
         # Not a line of the log was missed.
         self.await_equal(
-            lambda: exporter.value("dovecot_exporter_log_lines_total", file=str(dovecot.log_path)),
+            lambda: exporter.value("dovecot_exporter_log_lines_total", log=str(dovecot.log_path)),
             lambda: dovecot.log_text().count("\n"),
             "lines of the log",
         )
