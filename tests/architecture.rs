@@ -24,7 +24,7 @@ const PLACES: [(&str, &[&str]); 12] = [
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
-    ("procfs", &["processes/scan.rs", "processes/own.rs"]),
+    ("procfs", &["processes/own.rs", "processes/process.rs", "processes/scan.rs"]),
     ("prometheus_client", &["metrics.rs"]),
     (
         "rustix",
@@ -34,7 +34,9 @@ const PLACES: [(&str, &[&str]); 12] = [
             "log/copies.rs",
             "log/place.rs",
             "log/reader.rs",
+            "processes/process.rs",
             "processes/scan.rs",
+            "processes/walk.rs",
         ],
     ),
     ("serde_json", &["checkpoint.rs", "log/header.rs"]),

@@ -20,7 +20,7 @@ use crate::{
     cli::Config,
     limits::{Limits, doveconf, files::ConfigFiles},
     log::{bell::Bell, state::LogState},
-    processes::scan::{self, Census, Wanted},
+    processes::scan::{Census, Scanner, Wanted},
     service::Service,
     tally::Tally,
 };
@@ -42,6 +42,7 @@ pub struct Exporter {
     tally: Mutex<Tally>,
     logs: Mutex<Vec<LogState>>,
     limits: Mutex<KnownLimits>,
+    scanner: Mutex<Scanner>,
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
     latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
@@ -92,6 +93,7 @@ impl Exporter {
             tally: Mutex::default(),
             logs: Mutex::default(),
             limits: Mutex::default(),
+            scanner: Mutex::default(),
             scans: Mutex::default(),
             latest: Arc::default(),
             loaded: Notify::new(),
@@ -125,7 +127,7 @@ impl Exporter {
     fn measure(&self) -> Reading {
         let limits = lock(&self.limits).clone();
         let began = Instant::now();
-        let census = scan::scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
+        let census = lock(&self.scanner).scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
         let duration = began.elapsed();
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);

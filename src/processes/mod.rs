@@ -1,4 +1,6 @@
 //! Processes: Dovecot's, and the exporter's own.
 
 pub mod own;
+mod process;
 pub mod scan;
+mod walk;

@@ -1,0 +1,155 @@
+//! The list of `/proc`, and what is remembered of the processes in it.
+//!
+//! To list `/proc` is cheap, to read a file of each process is not, and a slow walk is a wrong one: while it runs,
+//! processes come and go behind it. So a process is read once. The list has an inode number beside each pid, which the
+//! kernel gives out anew for each process (`proc_pid_make_inode`, fs/proc/base.c) and, when it is short of memory, anew
+//! for the same one: a pid that was reused is read again, and never the other way round. Measured on 6.18: DIFFERS.
+
+use std::{
+    mem::{MaybeUninit, take},
+    path::Path,
+};
+
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::RawDir,
+    io::Errno,
+    path::DecInt,
+};
+
+use super::process::{self, COMMAND_BYTES, Command};
+use crate::service::Program;
+
+/// Most different command lines of services; Dovecot has about 30.
+const MAX_KINDS: usize = 1000;
+/// What the list says where the kernel had no memory for the process's inode.
+const NO_INODE: u64 = 1;
+
+/// One process.
+#[derive(Clone, Copy, Debug)]
+pub struct Process {
+    /// Its process id, in the name space that `/proc` shows.
+    pub pid: i32,
+    inode: u64,
+    /// What it is.
+    pub is: Is,
+}
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Is {
+    /// Not known: to be read.
+    New,
+    /// None of Dovecot's.
+    Other,
+    /// Called `dovecot`. What its child will be, exec tells: read each time.
+    Dovecot,
+    /// Its command line is that of a service.
+    Service {
+        /// Its place in [`Walk::kinds`].
+        kind: u32,
+        /// Its parent, if that is a master that has not ended since.
+        parent: Option<i32>,
+    },
+}
+
+/// What a command line can say of a service: there are few, and thousands of processes.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Kind {
+    /// What stands before the slash.
+    pub instance: String,
+    /// The executable.
+    pub program: Program,
+}
+
+/// The processes at the time of the last walk.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// All that were listed.
+    pub processes: Vec<Process>,
+    /// What the services among them run.
+    pub kinds: Vec<Kind>,
+    /// Process 1 is among them.
+    pub init: bool,
+    /// Some command line may not be read, as with `hidepid=1`.
+    pub denied: bool,
+}
+
+impl Walk {
+    /// Walks again. Reads what is new, what is called `dovecot`, and whether the services' processes still live.
+    pub fn again(&mut self, procfs: &Path, directory: &OwnedFd) -> Result<(), Errno> {
+        if self.kinds.len() > MAX_KINDS {
+            *self = Self::default();
+        }
+        let mut processes = self.list(directory)?;
+        self.denied = false;
+        // After the list, so that this is short.
+        for process in &mut processes {
+            match process.is {
+                Is::Other => {}
+                Is::Service { .. } => {
+                    if !process::is_alive(directory, DecInt::new(process.pid).as_bytes()) {
+                        process.is = Is::New;
+                    }
+                }
+                Is::New | Is::Dovecot => process.is = self.look(procfs, directory, process.pid),
+            }
+        }
+        self.processes = processes;
+        Ok(())
+    }
+
+    /// The processes there are, with what is known of them.
+    fn list(&mut self, directory: &OwnedFd) -> Result<Vec<Process>, Errno> {
+        // The kernel lists them in the order of their pids. In any other, more would be read than needed.
+        let mut known = take(&mut self.processes).into_iter().peekable();
+        let mut processes = Vec::with_capacity(known.len() + known.len() / 8);
+        let mut entries = [MaybeUninit::uninit(); 16 * 1024];
+        let mut entries = RawDir::new(directory.as_fd(), &mut entries);
+        self.init = false;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = std::str::from_utf8(entry.file_name().to_bytes());
+            let Some(pid) = name.ok().and_then(|name| name.parse().ok()) else { continue };
+            self.init |= pid == 1;
+            while known.next_if(|known| known.pid < pid).is_some() {}
+            let inode = entry.ino();
+            let same = |known: &Process| known.pid == pid && known.inode == inode && inode != NO_INODE;
+            let is = known.next_if(same).map_or(Is::New, |known| known.is);
+            processes.push(Process { pid, inode, is });
+        }
+        Ok(processes)
+    }
+
+    fn look(&mut self, procfs: &Path, directory: &OwnedFd, pid: i32) -> Is {
+        let mut command = [0; COMMAND_BYTES];
+        match process::read(directory, DecInt::new(pid).as_bytes(), &mut command) {
+            Ok(length) => match process::parse(&command[..length]) {
+                Command::Service { instance, program, worker } => {
+                    Is::Service { kind: self.kind(instance, program, worker), parent: None }
+                }
+                Command::Dovecot => Is::Dovecot,
+                Command::Other => Is::Other,
+                Command::Empty => {
+                    let kernel =
+                        process::stat(procfs, pid).is_ok_and(|found| found.is_some_and(|found| found.kernel));
+                    if kernel { Is::Other } else { Is::New }
+                }
+            },
+            Err(error) => {
+                self.denied |= matches!(error, Errno::ACCESS | Errno::PERM);
+                // Else it ended meanwhile.
+                Is::New
+            }
+        }
+    }
+
+    fn kind(&mut self, instance: &str, program: &str, worker: bool) -> u32 {
+        let same = |kind: &Kind| kind.program.is(program, worker) && kind.instance == instance;
+        let kind = self.kinds.iter().position(same).unwrap_or_else(|| {
+            self.kinds.push(Kind { instance: instance.to_owned(), program: Program::new(program, worker) });
+            self.kinds.len() - 1
+        });
+        u32::try_from(kind).expect("there are fewer processes")
+    }
+}
