@@ -4,3 +4,7 @@ pub mod own;
 mod process;
 pub mod scan;
 mod walk;
+
+#[cfg(test)]
+#[path = "../../tests/support/proc.rs"]
+mod made_up;

@@ -1,6 +1,6 @@
 //! One process: what its command line says that it is, whether it lives, and what the kernel tells of it.
 
-use std::{ffi::CStr, path::Path};
+use std::{ffi::CStr, fs, io, path::Path};
 
 use procfs::{
     ProcError,
@@ -96,8 +96,7 @@ pub fn is_alive(directory: &OwnedFd, pid: &[u8]) -> bool {
     let files = path_of(pid, b"/fd\0", &mut path).and_then(|path| statat(directory, path, AtFlags::empty()));
     match files {
         Ok(files) if files.st_size > 0 => true,
-        Ok(_) => read(directory, pid, &mut [0]).is_ok_and(|length| length > 0),
-        Err(_) => false,
+        _ => read(directory, pid, &mut [0]).is_ok_and(|length| length > 0),
     }
 }
 
@@ -112,6 +111,8 @@ pub struct Stat {
     pub root: bool,
     /// Whether it is a thread of the kernel.
     pub kernel: bool,
+    /// Whether it waits for an event.
+    pub asleep: bool,
 }
 
 /// Reads one process; nothing if it ended meanwhile.
@@ -120,13 +121,28 @@ pub fn stat(procfs: &Path, pid: i32) -> Result<Option<Stat>, ProcError> {
         let process = Process::new_with_root(procfs.join(pid.to_string()))?;
         let stat = process.stat()?;
         let kernel = StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_KTHREAD);
-        Ok(Stat { parent: stat.ppid, start: stat.starttime, root: process.uid()? == 0, kernel })
+        Ok(Stat {
+            parent: stat.ppid,
+            start: stat.starttime,
+            root: process.uid()? == 0,
+            kernel,
+            asleep: stat.state == 'S',
+        })
     };
     match read() {
         Ok(stat) => Ok(Some(stat)),
         Err(ProcError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The children that the kernel lists, sorted. None of them is wrong, but some may be missing.
+pub fn children(procfs: &Path, pid: i32) -> io::Result<Vec<i32>> {
+    let list = fs::read_to_string(procfs.join(format!("{pid}/task/{pid}/children")))?;
+    let mut children: Vec<i32> =
+        list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect();
+    children.sort_unstable();
+    Ok(children)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    process::stat,
+    process::{children, stat},
     walk::{Is, Walk},
 };
 use crate::service::Program;
@@ -59,6 +59,8 @@ pub struct Master {
     pub instances: BTreeSet<String>,
     /// Whether root owns it. A user may run something that looks like a second Dovecot.
     root: bool,
+    /// Whether it waits for an event.
+    asleep: bool,
 }
 
 /// What is known of the instance to watch, from its configuration.
@@ -175,6 +177,10 @@ impl Scanner {
         if hidden || masters.is_empty() && only_kin(procfs, walk.processes.len()) {
             return Err(Blind::Hidden(procfs.to_owned()));
         }
+        // A child's end wakes the master, which then waits for all that have ended: when it sleeps there are no dead.
+        if !masters.iter().all(|master| master.asleep) {
+            walk.bury(directory);
+        }
         let now = masters.iter().map(|master| (master.pid, master.start)).collect();
         let before = std::mem::replace(&mut self.masters, now);
         let lasting: Vec<i32> =
@@ -222,6 +228,7 @@ fn masters(procfs: &Path, walk: &Walk, malformed: &mut u64) -> Vec<Master> {
                     start: found.start,
                     instances: BTreeSet::new(),
                     root: found.root,
+                    asleep: found.asleep,
                 });
             }
             Ok(_) => {}
@@ -266,7 +273,9 @@ fn families(
     let services: Vec<bool> = walk.processes.iter().filter_map(|process| known(&process.is)).collect();
     let unknown = services.iter().filter(|known| !**known).count();
     let list = unknown * LISTED_COST > services.len();
-    let children = |family: &Family| if list { children(procfs, family.master.pid) } else { Vec::new() };
+    let children = |family: &Family| {
+        if list { children(procfs, family.master.pid).unwrap_or_default() } else { Vec::new() }
+    };
     let children: Vec<Vec<i32>> = families.iter().map(children).collect();
     for process in &mut walk.processes {
         let pid = process.pid;
@@ -290,16 +299,6 @@ fn families(
         family.services.push((pid, kind));
     }
     families
-}
-
-/// The children that the kernel lists, sorted. None of them is wrong, but some may be missing.
-fn children(procfs: &Path, pid: i32) -> Vec<i32> {
-    let path = procfs.join(format!("{pid}/task/{pid}/children"));
-    let list = std::fs::read_to_string(path).unwrap_or_default();
-    let mut children: Vec<i32> =
-        list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect();
-    children.sort_unstable();
-    children
 }
 
 /// The family of the instance that is wanted; none if it does not run.

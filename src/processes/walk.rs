@@ -3,7 +3,7 @@
 //! To list `/proc` is cheap, to read a file of each process is not, and a slow walk is a wrong one: while it runs,
 //! processes come and go behind it. So a process is read once. The list has an inode number beside each pid, which the
 //! kernel gives out anew for each process (`proc_pid_make_inode`, fs/proc/base.c) and, when it is short of memory, anew
-//! for the same one: a pid that was reused is read again, and never the other way round. Measured on 6.18: DIFFERS.
+//! for the same one: a pid that was reused is read again, and never the other way round.
 
 use std::{
     mem::{MaybeUninit, take},
@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::RawDir,
+    fs::{RawDir, SeekFrom, seek},
     io::Errno,
     path::DecInt,
 };
@@ -76,7 +76,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Walks again. Reads what is new, what is called `dovecot`, and whether the services' processes still live.
+    /// Walks again: lists, and reads what is new and what is called `dovecot`.
     pub fn again(&mut self, procfs: &Path, directory: &OwnedFd) -> Result<(), Errno> {
         if self.kinds.len() > MAX_KINDS {
             *self = Self::default();
@@ -84,19 +84,21 @@ impl Walk {
         let mut processes = self.list(directory)?;
         self.denied = false;
         // After the list, so that this is short.
-        for process in &mut processes {
-            match process.is {
-                Is::Other => {}
-                Is::Service { .. } => {
-                    if !process::is_alive(directory, DecInt::new(process.pid).as_bytes()) {
-                        process.is = Is::New;
-                    }
-                }
-                Is::New | Is::Dovecot => process.is = self.look(procfs, directory, process.pid),
-            }
+        for process in processes.iter_mut().filter(|process| matches!(process.is, Is::New | Is::Dovecot)) {
+            process.is = self.look(procfs, directory, process.pid);
         }
         self.processes = processes;
         Ok(())
+    }
+
+    /// Finds out which services' processes are dead, but still listed.
+    pub fn bury(&mut self, directory: &OwnedFd) {
+        for process in &mut self.processes {
+            let service = matches!(process.is, Is::Service { .. });
+            if service && !process::is_alive(directory, DecInt::new(process.pid).as_bytes()) {
+                process.is = Is::New;
+            }
+        }
     }
 
     /// The processes there are, with what is known of them.
@@ -104,6 +106,7 @@ impl Walk {
         // The kernel lists them in the order of their pids. In any other, more would be read than needed.
         let mut known = take(&mut self.processes).into_iter().peekable();
         let mut processes = Vec::with_capacity(known.len() + known.len() / 8);
+        seek(directory, SeekFrom::Start(0))?;
         let mut entries = [MaybeUninit::uninit(); 16 * 1024];
         let mut entries = RawDir::new(directory.as_fd(), &mut entries);
         self.init = false;

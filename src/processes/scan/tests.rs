@@ -1,9 +1,7 @@
 use super::*;
 use std::fs;
 
-#[path = "../../../tests/support/proc.rs"]
-mod support;
-use support::Proc;
+use crate::processes::made_up::Proc;
 
 fn counts(census: &Census) -> Vec<(&str, u64)> {
     census.programs.iter().map(|(program, count)| (program.as_str(), *count)).collect()
