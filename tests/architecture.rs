@@ -35,6 +35,7 @@ const PLACES: [(&str, &[&str]); 12] = [
             "log/place.rs",
             "log/reader.rs",
             "processes/process.rs",
+            "processes/sampler.rs",
             "processes/scan.rs",
             "processes/walk.rs",
         ],

@@ -69,6 +69,7 @@ fn steady(page: &str) -> String {
     let differs = |line: &str| {
         ["process_", "dovecot_exporter_scrape_duration_seconds "].iter().any(|name| line.starts_with(name))
             || line.starts_with("dovecot_exporter_scan_errors_total{")
+            || line.starts_with("dovecot_service_at_process_limit_seconds_total{")
             || line.split('{').next().is_some_and(|name| name.ends_with("_timestamp_seconds"))
     };
     let line = |line: &str| match line.rsplit_once(' ') {

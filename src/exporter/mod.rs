@@ -2,6 +2,7 @@
 
 pub mod logs;
 pub mod reading;
+pub mod sampling;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,10 @@ use crate::{
     cli::Config,
     limits::{Limits, doveconf, files::ConfigFiles},
     log::{bell::Bell, state::LogState},
-    processes::scan::{Census, Scanner, Wanted},
+    processes::{
+        sampler::{Peaks, Sampler},
+        scan::{Census, Scanner, Wanted},
+    },
     service::Service,
     tally::Tally,
 };
@@ -43,6 +47,8 @@ pub struct Exporter {
     logs: Mutex<Vec<LogState>>,
     limits: Mutex<KnownLimits>,
     scanner: Mutex<Scanner>,
+    sampler: Mutex<Sampler>,
+    peaks: Mutex<Peaks>,
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
     latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
@@ -94,6 +100,8 @@ impl Exporter {
             logs: Mutex::default(),
             limits: Mutex::default(),
             scanner: Mutex::default(),
+            sampler: Mutex::default(),
+            peaks: Mutex::default(),
             scans: Mutex::default(),
             latest: Arc::default(),
             loaded: Notify::new(),
@@ -132,7 +140,7 @@ impl Exporter {
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);
         let mut tally = lock(&self.tally);
-        let services = reading::services(&census, &limits, &self.flags, &mut tally);
+        let services = reading::services(&census, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
         let tally = tally.clone();
         let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();
@@ -160,6 +168,7 @@ impl Exporter {
         if let Ok(census) = census {
             scans.malformed += census.malformed;
             let master = census.master.as_ref().map(|master| (master.pid, master.start));
+            lock(&self.sampler).watch(master.map(|(pid, _)| pid));
             let generation = master.zip(census.generation);
             if generation.is_some() && scans.generation != generation {
                 // What the log has told already must not be taken for a second reading of the configuration: that

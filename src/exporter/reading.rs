@@ -1,16 +1,17 @@
 //! One reading of everything, and the page of metrics it makes.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
     limits::{self, LimitSource, Limits, Settings},
     log::{grammar::Failure, state::LogState},
     metrics::{self, Metric, Page},
-    processes::{own, scan::Census},
-    service::{LimitKind, Service},
+    processes::{own, sampler::Peaks, scan::Census},
+    service::{LimitKind, Program, Service},
     tally::{ServiceTally, Tally},
 };
 
@@ -62,6 +63,10 @@ pub struct ServiceReading {
     pub service: Service,
     /// Its processes, if they can be told.
     pub processes: Option<u64>,
+    /// The most processes in the last minute, if they can be told.
+    pub peak: Option<u64>,
+    /// For how long it was found at its `process_limit`, if that is known.
+    pub at_limit: Option<Duration>,
     /// Its settings in force.
     pub settings: Settings,
     /// Where its `process_limit` comes from.
@@ -70,23 +75,43 @@ pub struct ServiceReading {
     pub configured: Option<Settings>,
 }
 
+/// The limits in force, as far as anything tells.
+pub fn limits(known: &KnownLimits) -> (Cow<'_, Limits>, LimitSource) {
+    match &known.in_force {
+        Some(limits) => (Cow::Borrowed(limits), LimitSource::Doveconf),
+        None => (Cow::Owned(limits::defaults::limits()), LimitSource::Default),
+    }
+}
+
+/// The processes of each service that runs a program alone. From now on `tally` has series for all of them.
+pub fn processes(
+    programs: &BTreeMap<Program, u64>,
+    limits: &Limits,
+    tally: &mut Tally,
+) -> BTreeMap<Service, u64> {
+    let mut processes = BTreeMap::new();
+    for (program, count) in programs {
+        if let Some(service) = limits.service_of(program) {
+            *processes.entry(tally.know(&service)).or_default() += count;
+        }
+    }
+    processes
+}
+
 /// Puts together what is known of each service. From now on `tally` has series for all of them.
 pub fn services(
     census: &Result<Census, String>,
     known: &KnownLimits,
     flags: &BTreeMap<Service, u32>,
     tally: &mut Tally,
+    peaks: &mut Peaks,
 ) -> Vec<ServiceReading> {
-    let defaults = limits::defaults::limits();
-    let limits = match &known.in_force {
-        Some(limits) => (limits, LimitSource::Doveconf),
-        None => (&defaults, LimitSource::Default),
-    };
-    let mut processes: BTreeMap<Service, u64> = BTreeMap::new();
-    for (program, count) in census.iter().flat_map(|census| &census.programs) {
-        if let Some(service) = limits.0.service_of(program) {
-            *processes.entry(tally.know(&service)).or_default() += count;
-        }
+    let limits = limits(known);
+    let limits = (&*limits.0, limits.1);
+    let processes =
+        census.as_ref().map(|census| processes(&census.programs, limits.0, tally)).unwrap_or_default();
+    if census.is_ok() {
+        peaks.note(Instant::now(), processes.clone());
     }
     let configured = known.configured.iter().flat_map(|limits| limits.services.keys());
     for service in limits.0.services.keys().chain(configured).chain(flags.keys()) {
@@ -98,9 +123,12 @@ pub fn services(
         let program = settings.program.as_ref();
         let alone = program.is_none_or(|program| limits.0.service_of(program).is_some());
         let none = (census.is_ok() && alone && *service != Service::other()).then_some(0);
+        let processes = processes.get(service).copied().or(none);
         ServiceReading {
             service: service.clone(),
-            processes: processes.get(service).copied().or(none),
+            processes,
+            peak: processes.map(|_| peaks.of(service)),
+            at_limit: processes.and(settings.process_limit).map(|_| peaks.at_limit(service)),
             settings,
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
@@ -168,6 +196,9 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     for (metric, value) in values {
         page.add_known(metric, &service, value);
     }
+    page.add_known(&metrics::SERVICE_PROCESSES_PEAK, &[service[0], "1m"], reading.peak.map(whole));
+    let at_limit = reading.at_limit.map(|time| time.as_secs_f64());
+    page.add_known(&metrics::SERVICE_AT_PROCESS_LIMIT_SECONDS, &service, at_limit);
     if let Some(source) = reading.source {
         page.add(&metrics::LIMIT_SOURCE_INFO, &[reading.service.as_str(), source.as_str()], 1.0);
     }

@@ -26,6 +26,18 @@ pub static SERVICE_PROCESSES: Metric = gauge(
     &["service"],
     "Processes in /proc that run the service's executable under the Dovecot master, those of an earlier configuration included: after a reload there may be more than process_limit. In performance mode this number says nothing about load. Absent while /proc does not tell, and where several services run one executable (dict and dict-async, for instance).",
 );
+/// Peak of the processes.
+pub static SERVICE_PROCESSES_PEAK: Metric = gauge(
+    "dovecot_service_processes_peak",
+    &["service", "window"],
+    "Most processes of the service that were seen in the last minute (window 1m), in samples one second apart. A sample may miss a process, and has those that have ended and that the master has not yet noticed. Absent where dovecot_service_processes is.",
+);
+/// Time at the limit.
+pub static SERVICE_AT_PROCESS_LIMIT_SECONDS: Metric = counter(
+    "dovecot_service_at_process_limit_seconds_total",
+    &["service"],
+    "Seconds during which the service had as many processes as process_limit allows, or more: one for each sample, one second apart, that found it so. A shorter time shows as often as a sample falls into it. Absent while process_limit is not known or dovecot_service_processes is absent.",
+);
 /// The limit in force.
 pub static SERVICE_PROCESS_LIMIT: Metric = gauge(
     "dovecot_service_process_limit",
@@ -222,9 +234,11 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 38] = [
+pub static CATALOGUE: [&Metric; 40] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
+    &SERVICE_PROCESSES_PEAK,
+    &SERVICE_AT_PROCESS_LIMIT_SECONDS,
     &SERVICE_PROCESS_LIMIT,
     &SERVICE_PROCESS_LIMIT_CONFIGURED,
     &SERVICE_CLIENT_LIMIT,

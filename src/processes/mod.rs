@@ -2,6 +2,7 @@
 
 pub mod own;
 mod process;
+pub mod sampler;
 pub mod scan;
 mod walk;
 
