@@ -177,8 +177,9 @@ impl Scanner {
         if hidden || masters.is_empty() && only_kin(procfs, walk.processes.len()) {
             return Err(Blind::Hidden(procfs.to_owned()));
         }
-        // A child's end wakes the master, which then waits for all that have ended: when it sleeps there are no dead.
-        if !masters.iter().all(|master| master.asleep) {
+        // The list may hold a process that ended while the list was made, and another that came in its place. And it
+        // holds zombies; but a child's end wakes the master, which waits for all that have ended before it sleeps.
+        if walk.grown || !masters.iter().all(|master| master.asleep) {
             walk.bury(directory);
         }
         let now = masters.iter().map(|master| (master.pid, master.start)).collect();

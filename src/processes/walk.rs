@@ -73,6 +73,8 @@ pub struct Walk {
     pub init: bool,
     /// Some command line may not be read, as with `hidepid=1`.
     pub denied: bool,
+    /// Some process of a service was not there before.
+    pub grown: bool,
 }
 
 impl Walk {
@@ -82,10 +84,11 @@ impl Walk {
             *self = Self::default();
         }
         let mut processes = self.list(directory)?;
-        self.denied = false;
+        (self.denied, self.grown) = (false, false);
         // After the list, so that this is short.
         for process in processes.iter_mut().filter(|process| matches!(process.is, Is::New | Is::Dovecot)) {
             process.is = self.look(procfs, directory, process.pid);
+            self.grown |= matches!(process.is, Is::Service { .. });
         }
         self.processes = processes;
         Ok(())
