@@ -1,7 +1,8 @@
 //! Shows Dovecot's processes beside `process_limit`, and counts the warnings that tell of clients turned away.
 //!
 //! ```text
-//! /proc ────────▶ processes ─Census─┐ measured at the scrape
+//! /proc ────────▶ processes ─Census─┐ measured at the scrape; peaks once a second
+//! /proc/net/tcp ▶ listeners ─queues─┤
 //! doveconf ─────▶ limits ────Limits─┤ read at start, at a change, at a reload of Dovecot
 //!                                   ▼
 //! log ─▶ log ─Event─▶ tally ─▶ Exporter ─Reading─▶ web ─▶ Prometheus, and people
@@ -20,6 +21,8 @@ pub mod service;
 pub mod cli;
 
 pub mod processes;
+
+pub mod listeners;
 
 pub mod limits;
 

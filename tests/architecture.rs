@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 const LEVELS: [&[&str]; 7] = [
     &["service"],
     &["cli"],
-    &["processes", "limits", "log"],
+    &["processes", "listeners", "limits", "log"],
     &["metrics", "tally"],
     &["checkpoint"],
     &["exporter"],
@@ -24,7 +24,16 @@ const PLACES: [(&str, &[&str]); 12] = [
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
-    ("procfs", &["processes/own.rs", "processes/process.rs", "processes/scan.rs"]),
+    (
+        "procfs",
+        &[
+            "listeners.rs",
+            "processes/cgroup.rs",
+            "processes/own.rs",
+            "processes/process.rs",
+            "processes/scan.rs",
+        ],
+    ),
     ("prometheus_client", &["metrics.rs"]),
     (
         "rustix",

@@ -1,6 +1,7 @@
 //! The owner of all state: what was counted, what was last read, and how a reading of it all is made.
 
 pub mod logs;
+pub mod next;
 pub mod reading;
 pub mod sampling;
 
@@ -28,6 +29,7 @@ use crate::{
     service::Service,
     tally::Tally,
 };
+use next::Next;
 use reading::{KnownLimits, Reading, Troubles};
 
 /// How often the configuration's files are looked at.
@@ -141,6 +143,7 @@ impl Exporter {
         let (malformed, failed) = self.note_scan(&census);
         let mut tally = lock(&self.tally);
         let services = reading::services(&census, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
+        let next = Next::read(&self.config.procfs, &census, &limits, &services, &mut tally);
         let tally = tally.clone();
         let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();
@@ -149,6 +152,7 @@ impl Exporter {
         Reading {
             census,
             services,
+            next,
             tally,
             logs,
             troubles: Troubles { limits, state },

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::next::Next;
 use crate::{
     limits::{self, LimitSource, Limits, Settings},
     log::{grammar::Failure, state::LogState},
@@ -33,6 +34,8 @@ pub struct Reading {
     pub census: Result<Census, String>,
     /// Each service, in alphabetical order.
     pub services: Vec<ServiceReading>,
+    /// What else may run out.
+    pub next: Next,
     /// What was counted; nothing while totals may be lower than those that an earlier run has shown.
     pub tally: Option<Tally>,
     /// The sources of log lines.
@@ -162,6 +165,7 @@ impl Reading {
         for service in &self.services {
             add_service(&mut page, service);
         }
+        self.next.add_to(&mut page);
         if let Some(tally) = &self.tally {
             add_tally(&mut page, tally);
         }
@@ -272,7 +276,7 @@ fn add_own(page: &mut Page) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else, and 2^52 is far")]
-fn whole(number: u64) -> f64 {
+pub(super) fn whole(number: u64) -> f64 {
     number as f64
 }
 

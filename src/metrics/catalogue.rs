@@ -74,6 +74,36 @@ pub static SERVICE_RESTART_REQUEST_LIMIT: Metric = gauge(
     &["service"],
     "Connections after which a process of the service ends; service_count before 2.4. 1 is high-security mode (a process per connection), +Inf is unlimited, as performance mode has it.",
 );
+/// Clients in the kernel's queues.
+pub static LISTENER_QUEUE_CONNECTIONS: Metric = gauge(
+    "dovecot_listener_queue_connections",
+    &["service", "port"],
+    "Clients that are connected as far as they know and wait in the kernel for Dovecot to accept them, on all addresses of the port. Stays above 0 when all processes of the service are busy; when the queue is full, further clients find no connection. Absent while doveconf does not tell the ports, and where nothing listens.",
+);
+/// What the formula demands.
+pub static SERVICE_CLIENT_LIMIT_REQUIRED: Metric = gauge(
+    "dovecot_service_client_limit_required",
+    &["service"],
+    "The client_limit that auth and anvil need when all other services are at their process_limit, as Dovecot reckons: if dovecot_service_client_limit is lower, Dovecot warns at its start, and logins fail under full load. Absent while doveconf does not tell.",
+);
+/// Memory.
+pub static SERVICE_RESIDENT_MEMORY: Metric = gauge(
+    "dovecot_service_resident_memory_bytes",
+    &["service"],
+    "Resident memory of the service's processes together, that of an old process as it was at most a minute ago. What processes share, such as libraries, counts for each. Absent where dovecot_service_processes is.",
+);
+/// Tasks.
+pub static CGROUP_TASKS: Metric = gauge(
+    "dovecot_cgroup_tasks",
+    &[],
+    "Processes and threads in the control group of the Dovecot master, pids.current. Absent if that cannot be read.",
+);
+/// Most tasks.
+pub static CGROUP_TASKS_LIMIT: Metric = gauge(
+    "dovecot_cgroup_tasks_limit",
+    &[],
+    "Most processes and threads that control group may have, pids.max, which is TasksMax of a systemd unit; +Inf if it has no limit of its own. At the limit Dovecot's forks fail. Absent with dovecot_cgroup_tasks.",
+);
 /// Warning lines.
 pub static SERVICE_DROP_WARNINGS: Metric = counter(
     "dovecot_service_drop_warnings_total",
@@ -234,7 +264,7 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 40] = [
+pub static CATALOGUE: [&Metric; 45] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
     &SERVICE_PROCESSES_PEAK,
@@ -245,6 +275,11 @@ pub static CATALOGUE: [&Metric; 40] = [
     &SERVICE_CONNECTION_CAPACITY,
     &SERVICE_PROCESS_MIN_AVAIL,
     &SERVICE_RESTART_REQUEST_LIMIT,
+    &LISTENER_QUEUE_CONNECTIONS,
+    &SERVICE_CLIENT_LIMIT_REQUIRED,
+    &SERVICE_RESIDENT_MEMORY,
+    &CGROUP_TASKS,
+    &CGROUP_TASKS_LIMIT,
     &SERVICE_DROP_WARNINGS,
     &SERVICE_LAST_DROP_WARNING,
     &SERVICE_QUEUE_FULL_KILLS,

@@ -1,5 +1,6 @@
 //! Processes: Dovecot's, and the exporter's own.
 
+pub mod cgroup;
 pub mod own;
 mod process;
 pub mod sampler;

@@ -37,6 +37,8 @@ pub struct Census {
     pub master: Option<Master>,
     /// Processes by program.
     pub programs: BTreeMap<Program, u64>,
+    /// Resident memory by program, in bytes, of each process as it was at most a minute ago.
+    pub resident: BTreeMap<Program, u64>,
     /// What tells one configuration of the running master from the next: the newest `log` process under it, as
     /// (start time in ticks since boot, pid). The master starts one whenever it has read its configuration
     /// (measured on 2.3 and 2.4), reload or restart.
@@ -182,6 +184,7 @@ impl Scanner {
         if walk.grown || !masters.iter().all(|master| master.asleep) {
             walk.bury(directory);
         }
+        walk.weigh(directory);
         let now = masters.iter().map(|master| (master.pid, master.start)).collect();
         let before = std::mem::replace(&mut self.masters, now);
         let lasting: Vec<i32> =
@@ -193,18 +196,20 @@ impl Scanner {
 
     fn census(&self, procfs: &Path, family: Family, malformed: u64) -> Census {
         let kinds = &self.walk.kinds;
-        let mut counts = vec![0; kinds.len()];
-        for (_, kind) in &family.services {
-            counts[*kind] += 1;
+        let mut sums = vec![(0, 0); kinds.len()];
+        for (_, kind, pages) in &family.services {
+            sums[*kind].0 += 1;
+            sums[*kind].1 += u64::from(*pages) * procfs::page_size();
         }
-        let logs = family.services.iter().filter(|(_, kind)| kinds[*kind].program.as_str() == "log");
-        let generation = logs.filter_map(|(pid, _)| Some((stat(procfs, *pid).ok()??.start, *pid))).max();
+        let logs = family.services.iter().filter(|(_, kind, _)| kinds[*kind].program.as_str() == "log");
+        let generation = logs.filter_map(|(pid, ..)| Some((stat(procfs, *pid).ok()??.start, *pid))).max();
         let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
-        let mut programs = BTreeMap::new();
-        for (kind, count) in kinds.iter().zip(counts).filter(|(_, count)| *count > 0) {
+        let (mut programs, mut resident) = (BTreeMap::new(), BTreeMap::new());
+        for (kind, (count, bytes)) in kinds.iter().zip(sums).filter(|(_, (count, _))| *count > 0) {
             *programs.entry(kind.program.clone()).or_default() += count;
+            *resident.entry(kind.program.clone()).or_default() += bytes;
         }
-        Census { master: Some(family.master), programs, generation, generation_age, malformed }
+        Census { master: Some(family.master), programs, resident, generation, generation_age, malformed }
     }
 }
 
@@ -250,10 +255,10 @@ fn only_kin(procfs: &Path, seen: usize) -> bool {
     own == 1 || seen <= std::iter::successors(Some(own), parent).count()
 }
 
-/// A master, and pid and kind of the service processes whose parent it is.
+/// A master, and pid, kind and pages of the service processes whose parent it is.
 struct Family {
     master: Master,
-    services: Vec<(i32, usize)>,
+    services: Vec<(i32, usize, u32)>,
 }
 
 /// Finds the parent of every service process. A process gets another parent only when its parent ends, so those with
@@ -279,7 +284,7 @@ fn families(
     };
     let children: Vec<Vec<i32>> = families.iter().map(children).collect();
     for process in &mut walk.processes {
-        let pid = process.pid;
+        let (pid, pages) = (process.pid, process.pages);
         let Is::Service { kind, parent } = &mut process.is else { continue };
         *parent = parent.filter(|parent| lasting.contains(parent)).or_else(|| {
             let listed = children.iter().position(|children| children.binary_search(&pid).is_ok());
@@ -297,7 +302,7 @@ fn families(
         if !family.master.instances.contains(instance) {
             family.master.instances.insert(instance.clone());
         }
-        family.services.push((pid, kind));
+        family.services.push((pid, kind, pages));
     }
     families
 }

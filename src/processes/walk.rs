@@ -8,6 +8,7 @@
 use std::{
     mem::{MaybeUninit, take},
     path::Path,
+    time::Instant,
 };
 
 use rustix::{
@@ -22,6 +23,8 @@ use crate::service::Program;
 
 /// Most different command lines of services; Dovecot has about 30.
 const MAX_KINDS: usize = 1000;
+/// Most seconds for which a reading of a process's memory is good.
+const MAX_GOOD: u32 = 60;
 /// What the list says where the kernel had no memory for the process's inode.
 const NO_INODE: u64 = 1;
 
@@ -33,6 +36,11 @@ pub struct Process {
     inode: u64,
     /// What it is.
     pub is: Is,
+    /// Its resident memory, in pages, if it is a service's.
+    pub pages: u32,
+    /// When that is to be read again, and how long it is good from then on: seconds, since [`Walk::began`].
+    due: u32,
+    good: u32,
 }
 
 /// What a process is.
@@ -75,6 +83,7 @@ pub struct Walk {
     pub denied: bool,
     /// Some process of a service was not there before.
     pub grown: bool,
+    began: Option<Instant>,
 }
 
 impl Walk {
@@ -104,10 +113,26 @@ impl Walk {
         }
     }
 
+    /// Reads the memory of the services' processes, each anew when the last reading is no longer good: that of a new
+    /// process is good until the next walk, then for a second, then for twice as long each time, up to a minute.
+    pub fn weigh(&mut self, directory: &OwnedFd) {
+        let began = self.began.get_or_insert_with(Instant::now);
+        let now = u32::try_from(began.elapsed().as_secs()).unwrap_or(u32::MAX);
+        for process in self.processes.iter_mut().filter(|process| matches!(process.is, Is::Service { .. })) {
+            if process.due <= now {
+                process.pages = process::resident_pages(directory, DecInt::new(process.pid).as_bytes());
+                process.due = now.saturating_add(process.good);
+                process.good = (2 * process.good).clamp(1, MAX_GOOD);
+            }
+        }
+    }
+
     /// The processes there are, with what is known of them.
     fn list(&mut self, directory: &OwnedFd) -> Result<Vec<Process>, Errno> {
         // The kernel lists them in the order of their pids. In any other, more would be read than needed.
         let mut known = take(&mut self.processes).into_iter().peekable();
+        // Nearly all that are there at first have been there for long.
+        let good = if known.len() == 0 { MAX_GOOD } else { 0 };
         let mut processes = Vec::with_capacity(known.len() + known.len() / 8);
         seek(directory, SeekFrom::Start(0))?;
         let mut entries = [MaybeUninit::uninit(); 16 * 1024];
@@ -121,8 +146,8 @@ impl Walk {
             while known.next_if(|known| known.pid < pid).is_some() {}
             let inode = entry.ino();
             let same = |known: &Process| known.pid == pid && known.inode == inode && inode != NO_INODE;
-            let is = known.next_if(same).map_or(Is::New, |known| known.is);
-            processes.push(Process { pid, inode, is });
+            let new = Process { pid, inode, is: Is::New, pages: 0, due: 0, good };
+            processes.push(known.next_if(same).unwrap_or(new));
         }
         Ok(processes)
     }
