@@ -366,6 +366,27 @@ def idle(size: Size, directory: Path) -> None:
             ours)
 
 
+def sampler(size: Size, directory: Path) -> None:
+    """What the look at Dovecot's processes once a second costs: as much more as it takes where there are many."""
+    log = directory / "sampler.log"
+    log.touch()
+    dovecot, others = size.herds[0]
+    with contextlib.ExitStack() as stack:
+        pids = []
+        for herd_size in ((dovecot, others), (0, 0)):
+            enter, _ = stack.enter_context(herd(*herd_size))
+            exporter = Exporter(None, f"--dovecot.log-file={log}", "--dovecot.doveconf=/bin/false")
+            exporter.command[:0] = enter
+            stack.enter_context(exporter)
+            expect("imap-login processes", processes(exporter), herd_size[0])
+            pids.append(child(exporter))
+        before = [cpu(pid) for pid in pids]
+        time.sleep(size.idle)
+        many, none = ((cpu(pid) - at) / size.idle * 100 for pid, at in zip(pids, before))
+        what = f"share of a core, sampling {dovecot:,} + {others:,}"
+        row(what, f"{many - none:.3f} %", "exporter, 0 + 0", f"{none:.3f} %", bound="<= 0.1 %", value=many - none)
+
+
 def start_time(size: Size, directory: Path) -> None:
     """From exec to the first page."""
     log = directory / "start.log"
@@ -413,7 +434,7 @@ def main() -> int:
     print(COLUMNS.format("what", "exporter", "peer", "its figure", "ratio", "bound", "met"))
     print(re.sub("[^|]", "-", COLUMNS.format(*[""] * 7)), flush=True)
     failed = 0
-    for benchmark in (scrapes, catch_up, flow, idle, start_time):
+    for benchmark in (scrapes, catch_up, flow, idle, sampler, start_time):
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             try:
                 benchmark(size, Path(directory).resolve())

@@ -5,6 +5,7 @@ use std::{
     io::{self, BufRead, BufReader},
     net::SocketAddr,
     path::Path,
+    time::{Duration, Instant},
 };
 
 use procfs::{FromBufReadSI, ProcError, current_system_info, net::TcpNetEntries};
@@ -12,8 +13,29 @@ use procfs::{FromBufReadSI, ProcError, current_system_info, net::TcpNetEntries};
 /// How `/proc/net/tcp` writes LISTEN.
 const LISTEN: &str = "0A";
 
-/// The sockets that listen in the network name space of process `pid`, each with the length of its queue.
-pub fn queues(procfs: &Path, pid: i32) -> io::Result<Vec<(SocketAddr, u32)>> {
+/// To find the last of the sockets that listen, the kernel goes on to the first connection in a table that has room for
+/// very many: half a millisecond where there are few. So never more often than this, however many ask.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The sockets that listen in the network name space of a process, each with the length of its queue.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    looked: Option<(Instant, i32)>,
+    queues: Vec<(SocketAddr, u32)>,
+}
+
+impl Listeners {
+    /// Those of process `pid`, as they were at most a second ago; none if that cannot be read.
+    pub fn queues(&mut self, procfs: &Path, pid: i32) -> &[(SocketAddr, u32)] {
+        if !self.looked.is_some_and(|(looked, before)| before == pid && looked.elapsed() < LOOK) {
+            self.looked = Some((Instant::now(), pid));
+            self.queues = queues(procfs, pid).unwrap_or_default();
+        }
+        &self.queues
+    }
+}
+
+fn queues(procfs: &Path, pid: i32) -> io::Result<Vec<(SocketAddr, u32)>> {
     let net = procfs.join(format!("{pid}/net"));
     let mut queues = listening(&net.join("tcp"))?;
     match listening(&net.join("tcp6")) {

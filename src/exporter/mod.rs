@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::{
     cli::Config,
     limits::{Limits, doveconf, files::ConfigFiles},
+    listeners::Listeners,
     log::{bell::Bell, state::LogState},
     processes::{
         sampler::{Peaks, Sampler},
@@ -51,6 +52,7 @@ pub struct Exporter {
     scanner: Mutex<Scanner>,
     sampler: Mutex<Sampler>,
     peaks: Mutex<Peaks>,
+    listeners: Mutex<Listeners>,
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
     latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
@@ -104,6 +106,7 @@ impl Exporter {
             scanner: Mutex::default(),
             sampler: Mutex::default(),
             peaks: Mutex::default(),
+            listeners: Mutex::default(),
             scans: Mutex::default(),
             latest: Arc::default(),
             loaded: Notify::new(),
@@ -143,7 +146,14 @@ impl Exporter {
         let (malformed, failed) = self.note_scan(&census);
         let mut tally = lock(&self.tally);
         let services = reading::services(&census, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
-        let next = Next::read(&self.config.procfs, &census, &limits, &services, &mut tally);
+        let next = Next::read(
+            &self.config.procfs,
+            &census,
+            &limits,
+            &services,
+            &mut tally,
+            &mut lock(&self.listeners),
+        );
         let tally = tally.clone();
         let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 use super::reading::{self, KnownLimits, ServiceReading, whole};
 use crate::{
     limits::Listener,
-    listeners,
+    listeners::Listeners,
     metrics::{self, Page},
     processes::{
         cgroup::{self, Tasks},
@@ -33,6 +33,7 @@ impl Next {
         known: &KnownLimits,
         services: &[ServiceReading],
         tally: &mut Tally,
+        listeners: &mut Listeners,
     ) -> Self {
         let (limits, _) = reading::limits(known);
         let shown = |name: &Service| services.iter().any(|reading| reading.service == *name);
@@ -47,7 +48,7 @@ impl Next {
         next.resident = resident;
         let Some(master) = &census.master else { return next };
         next.tasks = cgroup::tasks(procfs, master.pid);
-        let sockets = listeners::queues(procfs, master.pid).unwrap_or_default();
+        let sockets = listeners.queues(procfs, master.pid);
         for listener in limits.listeners.iter().filter(|listener| shown(&listener.service)) {
             let queues = sockets.iter().filter(|(address, _)| listens(listener, *address));
             for (_, queue) in queues {

@@ -78,7 +78,7 @@ pub static SERVICE_RESTART_REQUEST_LIMIT: Metric = gauge(
 pub static LISTENER_QUEUE_CONNECTIONS: Metric = gauge(
     "dovecot_listener_queue_connections",
     &["service", "port"],
-    "Clients that are connected as far as they know and wait in the kernel for Dovecot to accept them, on all addresses of the port. Stays above 0 when all processes of the service are busy; when the queue is full, further clients find no connection. Absent while doveconf does not tell the ports, and where nothing listens.",
+    "Clients that are connected as far as they know and wait in the kernel for Dovecot to accept them, on all addresses of the port, as they were at most a second ago. Stays above 0 when all processes of the service are busy; when the queue is full, further clients find no connection. Absent while doveconf does not tell the ports, and where nothing listens.",
 );
 /// What the formula demands.
 pub static SERVICE_CLIENT_LIMIT_REQUIRED: Metric = gauge(
