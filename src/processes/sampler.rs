@@ -29,7 +29,7 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 pub struct Sampler {
     master: Option<i32>,
     /// The children of the last sample, by pid, with their place in `programs`; nothing for those of no service.
-    known: Vec<(i32, Option<usize>)>,
+    known: Vec<(i32, Option<u32>)>,
     programs: Vec<Program>,
 }
 
@@ -55,13 +55,13 @@ impl Sampler {
         }
         let mut counts = vec![0; self.programs.len()];
         for program in self.known.iter().filter_map(|(_, program)| *program) {
-            counts[program] += 1;
+            counts[program as usize] += 1;
         }
         Some(self.programs.iter().cloned().zip(counts).filter(|(_, count)| *count > 0).collect())
     }
 
     /// The process and the place of what it runs; nothing if that is not known yet.
-    fn look(&mut self, directory: &OwnedFd, pid: i32) -> Option<(i32, Option<usize>)> {
+    fn look(&mut self, directory: &OwnedFd, pid: i32) -> Option<(i32, Option<u32>)> {
         let mut command = [0; COMMAND_BYTES];
         let length = process::read(directory, DecInt::new(pid).as_bytes(), &mut command).ok()?;
         match process::parse(&command[..length]) {
@@ -71,7 +71,7 @@ impl Sampler {
                     self.programs.push(Program::new(program, worker));
                     self.programs.len() - 1
                 });
-                Some((pid, Some(place)))
+                Some((pid, Some(u32::try_from(place).expect("there are fewer processes"))))
             }
             Command::Other => Some((pid, None)),
             // It has yet to call exec, or has ended.

@@ -198,10 +198,12 @@ impl Scanner {
         let kinds = &self.walk.kinds;
         let mut sums = vec![(0, 0); kinds.len()];
         for (_, kind, pages) in &family.services {
-            sums[*kind].0 += 1;
-            sums[*kind].1 += u64::from(*pages) * procfs::page_size();
+            let sum = &mut sums[*kind as usize];
+            sum.0 += 1;
+            sum.1 += u64::from(*pages) * procfs::page_size();
         }
-        let logs = family.services.iter().filter(|(_, kind, _)| kinds[*kind].program.as_str() == "log");
+        let logs =
+            family.services.iter().filter(|(_, kind, _)| kinds[*kind as usize].program.as_str() == "log");
         let generation = logs.filter_map(|(pid, ..)| Some((stat(procfs, *pid).ok()??.start, *pid))).max();
         let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
         let (mut programs, mut resident) = (BTreeMap::new(), BTreeMap::new());
@@ -258,7 +260,7 @@ fn only_kin(procfs: &Path, seen: usize) -> bool {
 /// A master, and pid, kind and pages of the service processes whose parent it is.
 struct Family {
     master: Master,
-    services: Vec<(i32, usize, u32)>,
+    services: Vec<(i32, u32, u32)>,
 }
 
 /// Finds the parent of every service process. A process gets another parent only when its parent ends, so those with
@@ -298,11 +300,11 @@ fn families(
             sight.stray = true;
             continue;
         };
-        let (kind, instance) = (*kind as usize, &walk.kinds[*kind as usize].instance);
+        let instance = &walk.kinds[*kind as usize].instance;
         if !family.master.instances.contains(instance) {
             family.master.instances.insert(instance.clone());
         }
-        family.services.push((pid, kind, pages));
+        family.services.push((pid, *kind, pages));
     }
     families
 }
