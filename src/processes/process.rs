@@ -1,4 +1,4 @@
-//! One process: what its command line says that it is, whether it lives, and what the kernel tells of it.
+//! One process: what its command line says that it is, whether it is a zombie, and what the kernel tells of it.
 
 use std::{ffi::CStr, fs, io, path::Path};
 
@@ -102,15 +102,13 @@ fn read_file(directory: &OwnedFd, pid: &[u8], file: &[u8], buffer: &mut [u8]) ->
     pread(&file, buffer, 0)
 }
 
-/// Whether a process lives: a zombie has no open files, and no command line. Since Linux 6.2 the size of `PID/fd` is
-/// the number of open files, which anybody may ask for in one system call; before that it is always 0.
-pub fn is_alive(directory: &OwnedFd, pid: &[u8]) -> bool {
+/// Whether a process has ended, but its parent does not know yet: such a zombie has no open files, and no command line.
+/// Since Linux 6.2 the size of `PID/fd` is the number of open files, which anybody may ask for in one system call; before
+/// that it is always 0.
+pub fn is_zombie(directory: &OwnedFd, pid: &[u8]) -> bool {
     let mut path = [0; PATH_BYTES];
     let files = path_of(pid, b"/fd\0", &mut path).and_then(|path| statat(directory, path, AtFlags::empty()));
-    match files {
-        Ok(files) if files.st_size > 0 => true,
-        _ => read(directory, pid, &mut [0]).is_ok_and(|length| length > 0),
-    }
+    files.is_ok_and(|files| files.st_size == 0) && read(directory, pid, &mut [0]) == Ok(0)
 }
 
 /// What is read of `PID/stat`.

@@ -179,9 +179,8 @@ impl Scanner {
         if hidden || masters.is_empty() && only_kin(procfs, walk.processes.len()) {
             return Err(Blind::Hidden(procfs.to_owned()));
         }
-        // The list may hold a process that ended while the list was made, and another that came in its place. And it
-        // holds zombies; but a child's end wakes the master, which waits for all that have ended before it sleeps.
-        if walk.grown || !masters.iter().all(|master| master.asleep) {
+        // A child's end wakes the master, which waits for all that have ended before it sleeps.
+        if !masters.iter().all(|master| master.asleep) {
             walk.bury(directory);
         }
         walk.weigh(directory);

@@ -82,7 +82,7 @@ pub struct Walk {
     /// Some command line may not be read, as with `hidepid=1`.
     pub denied: bool,
     /// Some process of a service was not there before.
-    pub grown: bool,
+    grown: bool,
     began: Option<Instant>,
 }
 
@@ -100,14 +100,19 @@ impl Walk {
             self.grown |= matches!(process.is, Is::Service { .. });
         }
         self.processes = processes;
+        if self.grown {
+            // A list may have a process that ended while it was made, and another that came in its place. Those that
+            // are in two lists were all there at one moment, between the two. What is new to the second is not read.
+            self.processes = self.list(directory)?;
+        }
         Ok(())
     }
 
-    /// Finds out which services' processes are dead, but still listed.
+    /// Takes no zombie for a service's process. One that is gone by now was there when the list was made.
     pub fn bury(&mut self, directory: &OwnedFd) {
         for process in &mut self.processes {
             let service = matches!(process.is, Is::Service { .. });
-            if service && !process::is_alive(directory, DecInt::new(process.pid).as_bytes()) {
+            if service && process::is_zombie(directory, DecInt::new(process.pid).as_bytes()) {
                 process.is = Is::New;
             }
         }
@@ -129,25 +134,29 @@ impl Walk {
 
     /// The processes there are, with what is known of them.
     fn list(&mut self, directory: &OwnedFd) -> Result<Vec<Process>, Errno> {
-        // The kernel lists them in the order of their pids. In any other, more would be read than needed.
-        let mut known = take(&mut self.processes).into_iter().peekable();
+        let known = take(&mut self.processes);
         // Nearly all that are there at first have been there for long.
-        let good = if known.len() == 0 { MAX_GOOD } else { 0 };
+        let good = if known.is_empty() { MAX_GOOD } else { 0 };
         let mut processes = Vec::with_capacity(known.len() + known.len() / 8);
         seek(directory, SeekFrom::Start(0))?;
         let mut entries = [MaybeUninit::uninit(); 16 * 1024];
         let mut entries = RawDir::new(directory.as_fd(), &mut entries);
-        self.init = false;
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = std::str::from_utf8(entry.file_name().to_bytes());
             let Some(pid) = name.ok().and_then(|name| name.parse().ok()) else { continue };
-            self.init |= pid == 1;
-            while known.next_if(|known| known.pid < pid).is_some() {}
-            let inode = entry.ino();
-            let same = |known: &Process| known.pid == pid && known.inode == inode && inode != NO_INODE;
-            let new = Process { pid, inode, is: Is::New, pages: 0, due: 0, good };
-            processes.push(known.next_if(same).unwrap_or(new));
+            processes.push(Process { pid, inode: entry.ino(), is: Is::New, pages: 0, due: 0, good });
+        }
+        // The kernel lists them in this order anyway.
+        processes.sort_unstable_by_key(|process| process.pid);
+        self.init = processes.first().is_some_and(|process| process.pid == 1);
+        let mut known = known.into_iter().peekable();
+        for process in &mut processes {
+            while known.next_if(|known| known.pid < process.pid).is_some() {}
+            let same = |known: &Process| (known.pid, known.inode) == (process.pid, process.inode);
+            if let Some(known) = known.next_if(|known| same(known) && known.inode != NO_INODE) {
+                *process = known;
+            }
         }
         Ok(processes)
     }
