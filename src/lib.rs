@@ -1,7 +1,8 @@
 //! Shows Dovecot's processes beside `process_limit`, and counts the warnings that tell of clients turned away.
 //!
 //! ```text
-//! /proc ────────▶ processes ─Census─┐ measured at the scrape
+//! /proc ────────▶ processes ─Census─┐ measured at the scrape; peaks once a second
+//! /proc/net/tcp ▶ listeners ─queues─┤
 //! doveconf, files▶ limits ──Limits──┤ read at start, at a change, at a reload of Dovecot
 //! its socket ───▶ master ────Status─┤ asked at the scrape
 //!                                   ▼
@@ -23,6 +24,8 @@ pub mod cli;
 pub mod master;
 
 pub mod processes;
+
+pub mod listeners;
 
 pub mod limits;
 

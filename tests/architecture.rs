@@ -10,7 +10,7 @@ const LEVELS: [&[&str]; 8] = [
     &["cli"],
     // Below the log, which takes from it what the master remembers.
     &["master"],
-    &["processes", "limits", "log"],
+    &["processes", "listeners", "limits", "log"],
     &["metrics", "tally"],
     &["checkpoint"],
     &["exporter"],
@@ -26,7 +26,16 @@ const PLACES: [(&str, &[&str]); 12] = [
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
-    ("procfs", &["processes/scan.rs", "processes/own.rs"]),
+    (
+        "procfs",
+        &[
+            "listeners.rs",
+            "processes/cgroup.rs",
+            "processes/own.rs",
+            "processes/process.rs",
+            "processes/scan.rs",
+        ],
+    ),
     ("prometheus_client", &["metrics.rs"]),
     (
         "rustix",
@@ -37,7 +46,10 @@ const PLACES: [(&str, &[&str]); 12] = [
             "log/place.rs",
             "log/reader.rs",
             "master.rs",
+            "processes/process.rs",
+            "processes/sampler.rs",
             "processes/scan.rs",
+            "processes/walk.rs",
         ],
     ),
     ("serde_json", &["checkpoint.rs", "log/header.rs"]),

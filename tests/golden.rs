@@ -77,6 +77,7 @@ fn steady(page: &str) -> String {
     let differs = |line: &str| {
         ["process_", "dovecot_exporter_scrape_duration_seconds "].iter().any(|name| line.starts_with(name))
             || line.starts_with("dovecot_exporter_scan_errors_total{")
+            || line.starts_with("dovecot_service_at_process_limit_seconds_total{")
             || line.split('{').next().is_some_and(|name| name.ends_with("_timestamp_seconds"))
     };
     let line = |line: &str| match line.rsplit_once(' ') {
@@ -125,6 +126,10 @@ fn a_busy_dovecot() {
     proc.process(404, 100, "Z", "imap-login", b"").vanished(405);
     proc.process(406, 100, "R", "dovecot", b"/usr/sbin/dovecot\0-F\0");
     proc.raw(407, "407 (cut o", b"dovecot-lab/imap-login\0");
+    proc.group(100, "system.slice/dovecot.service", "21\n", "4915\n");
+    fs::create_dir(proc.path().join("100/net")).expect("a folder");
+    let queue = "0: 00000000:008F 00000000:0000 0A 00000000:0000000D 00:00000000 00000000 0 0 81264 2 0";
+    fs::write(proc.path().join("100/net/tcp"), format!("  sl  local_address\n{queue}\n")).expect("a file");
     // Another instance beside it, whose processes are not ours.
     proc.master(500, "dovecot").process(502, 500, "S", "imap-login", b"dovecot/imap-login\0");
     let flags = ["--dovecot.process-limit=lmtp=33"];

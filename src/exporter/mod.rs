@@ -1,7 +1,9 @@
 //! The owner of all state: what was counted, what was last read, and how a reading of it all is made.
 
 pub mod logs;
+pub mod next;
 pub mod reading;
+pub mod sampling;
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +22,17 @@ use tracing::{info, warn};
 use crate::{
     cli::Config,
     limits::{self, LimitSource, Limits, files::ConfigFiles},
+    listeners::Listeners,
     log::{bell::Bell, state::LogState},
     master::{self, Status},
-    processes::scan::{self, Census, Wanted},
+    processes::{
+        sampler::{Peaks, Sampler},
+        scan::{Census, Scanner, Wanted},
+    },
     service::Service,
     tally::Tally,
 };
+use next::Next;
 use reading::{KnownLimits, Reading, Troubles};
 
 /// How often the configuration's files are looked at.
@@ -46,6 +53,10 @@ pub struct Exporter {
     tally: Mutex<Tally>,
     logs: Mutex<Vec<LogState>>,
     limits: Mutex<KnownLimits>,
+    scanner: Mutex<Scanner>,
+    sampler: Mutex<Sampler>,
+    peaks: Mutex<Peaks>,
+    listeners: Mutex<Listeners>,
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
     latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
@@ -64,6 +75,8 @@ pub struct Exporter {
     unsaved: AtomicBool,
     /// Why the master did not answer.
     master_trouble: Mutex<Option<String>>,
+    /// What the master said when it was last asked, if it answered.
+    status: Mutex<Option<Status>>,
     /// Why the state was not written.
     state_trouble: Mutex<Option<String>>,
 }
@@ -100,6 +113,10 @@ impl Exporter {
             tally: Mutex::default(),
             logs: Mutex::default(),
             limits: Mutex::default(),
+            scanner: Mutex::default(),
+            sampler: Mutex::default(),
+            peaks: Mutex::default(),
+            listeners: Mutex::default(),
             scans: Mutex::default(),
             latest: Arc::default(),
             loaded: Notify::new(),
@@ -109,6 +126,7 @@ impl Exporter {
             ending: AtomicBool::new(false),
             unsaved: AtomicBool::new(false),
             master_trouble: Mutex::default(),
+            status: Mutex::default(),
             state_trouble: Mutex::default(),
         })
     }
@@ -139,7 +157,7 @@ impl Exporter {
         }
         let limits = lock(&self.limits).clone();
         let began = Instant::now();
-        let census = scan::scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
+        let census = lock(&self.scanner).scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
         let duration = began.elapsed();
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);
@@ -152,7 +170,17 @@ impl Exporter {
             self.unsaved.store(true, Ordering::Release);
         }
         let told = status.as_ref().and_then(|status| status.as_ref().ok());
-        let services = reading::services(&census, told, &limits, &self.flags, &mut tally);
+        lock(&self.status).clone_from(&told.cloned());
+        let services =
+            reading::services(&census, told, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
+        let next = Next::read(
+            &self.config.procfs,
+            &census,
+            &limits,
+            &services,
+            &mut tally,
+            &mut lock(&self.listeners),
+        );
         let tally = tally.clone();
         let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();
@@ -161,6 +189,7 @@ impl Exporter {
         Reading {
             census,
             services,
+            next,
             tally,
             only_master: self.config.log_master,
             logs,
@@ -201,6 +230,7 @@ impl Exporter {
         if let Ok(census) = census {
             scans.malformed += census.malformed;
             let master = census.master.as_ref().map(|master| (master.pid, master.start));
+            lock(&self.sampler).watch(master.map(|(pid, _)| pid));
             let generation = master.zip(census.generation);
             if generation.is_some() && scans.generation != generation {
                 // What the log has told already must not be taken for a second reading of the configuration: that

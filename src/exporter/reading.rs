@@ -1,17 +1,19 @@
 //! One reading of everything, and the page of metrics it makes.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use super::next::Next;
 use crate::{
     limits::{self, Limit, LimitSource, Limits, Settings, Told},
     log::{grammar::Failure, state::LogState},
     master::{ServiceStatus, Status},
     metrics::{self, Metric, Page},
-    processes::{own, scan::Census},
-    service::{LimitKind, Service},
+    processes::{own, sampler::Peaks, scan::Census},
+    service::{LimitKind, Program, Service},
     tally::{ServiceTally, Tally},
 };
 
@@ -33,6 +35,8 @@ pub struct Reading {
     pub census: Result<Census, String>,
     /// Each service, in alphabetical order.
     pub services: Vec<ServiceReading>,
+    /// What else may run out.
+    pub next: Next,
     /// What was counted; nothing while totals may be lower than those that an earlier run has shown.
     pub tally: Option<Tally>,
     /// What was counted is of the master's own lines only.
@@ -67,6 +71,10 @@ pub struct ServiceReading {
     pub service: Service,
     /// Its processes, if they can be told.
     pub processes: Option<u64>,
+    /// The most processes in the last minute, if they can be told.
+    pub peak: Option<u64>,
+    /// For how long it was found at its `process_limit`, if that is known.
+    pub at_limit: Option<Duration>,
     /// Its settings in force.
     pub settings: Settings,
     /// Where its `process_limit` comes from.
@@ -77,6 +85,37 @@ pub struct ServiceReading {
     pub status: Option<ServiceStatus>,
 }
 
+/// The limits in force, as far as anything tells.
+pub fn limits(known: &KnownLimits) -> (Cow<'_, Limits>, LimitSource) {
+    match &known.in_force {
+        Some(limits) => (Cow::Borrowed(limits), limits.source),
+        None => (Cow::Owned(limits::defaults::limits()), LimitSource::Default),
+    }
+}
+
+/// The processes of each service that runs a program alone. From now on `tally` has series for all of them.
+pub fn processes(
+    programs: &BTreeMap<Program, u64>,
+    limits: &Limits,
+    tally: &mut Tally,
+) -> BTreeMap<Service, u64> {
+    let mut processes = BTreeMap::new();
+    for (program, count) in programs {
+        if let Some(service) = limits.service_of(program) {
+            *processes.entry(tally.know(&service)).or_default() += count;
+        }
+    }
+    processes
+}
+
+/// The limits that the master told.
+pub fn told(status: Option<&ServiceStatus>) -> Told {
+    status.map_or_else(Told::default, |status| Told {
+        process_limit: Limit::of_master(status.process_limit),
+        client_limit: Limit::of_master(status.client_limit),
+    })
+}
+
 /// Puts together what is known of each service. From now on `tally` has series for all of them.
 pub fn services(
     census: &Result<Census, String>,
@@ -84,39 +123,35 @@ pub fn services(
     known: &KnownLimits,
     flags: &BTreeMap<Service, u32>,
     tally: &mut Tally,
+    peaks: &mut Peaks,
 ) -> Vec<ServiceReading> {
-    let defaults = limits::defaults::limits();
-    let limits = match &known.in_force {
-        Some(limits) => (limits, limits.source),
-        None => (&defaults, LimitSource::Default),
-    };
-    let mut processes: BTreeMap<Service, u64> = BTreeMap::new();
-    for (program, count) in census.iter().flat_map(|census| &census.programs) {
-        if let Some(service) = limits.0.service_of(program) {
-            *processes.entry(tally.know(&service)).or_default() += count;
-        }
+    let limits = limits(known);
+    let limits = (&*limits.0, limits.1);
+    let processes =
+        census.as_ref().map(|census| processes(&census.programs, limits.0, tally)).unwrap_or_default();
+    if census.is_ok() {
+        peaks.note(Instant::now(), processes.clone());
     }
     let configured = known.configured.iter().flat_map(|limits| limits.services.keys());
-    let told = status.iter().flat_map(|status| status.services.keys());
-    for service in limits.0.services.keys().chain(configured).chain(told).chain(flags.keys()) {
+    let counted = status.iter().flat_map(|status| status.services.keys());
+    for service in limits.0.services.keys().chain(configured).chain(counted).chain(flags.keys()) {
         tally.know(service);
     }
     let reading = |service: &Service| {
         let warned = tally.warned.get(service);
         let status = status.and_then(|status| status.services.get(service).copied());
         let status = status.filter(|_| *service != Service::other());
-        let told = status.map_or_else(Told::default, |status| Told {
-            process_limit: Limit::of_master(status.process_limit),
-            client_limit: Limit::of_master(status.client_limit),
-        });
         let flag = flags.get(service).copied();
-        let (settings, source) = limits::in_force(service, limits, warned, told, flag);
+        let (settings, source) = limits::in_force(service, limits, warned, told(status.as_ref()), flag);
         let program = settings.program.as_ref();
         let alone = program.is_none_or(|program| limits.0.service_of(program).is_some());
         let none = (census.is_ok() && alone && *service != Service::other()).then_some(0);
+        let processes = processes.get(service).copied().or(none);
         ServiceReading {
             service: service.clone(),
-            processes: processes.get(service).copied().or(none),
+            processes,
+            peak: processes.map(|_| peaks.of(service)),
+            at_limit: processes.and(settings.process_limit).map(|_| peaks.at_limit(service)),
             settings,
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
@@ -152,6 +187,7 @@ impl Reading {
         for service in &self.services {
             add_service(&mut page, service);
         }
+        self.next.add_to(&mut page);
         if let Some(tally) = &self.tally {
             add_tally(&mut page, tally, self.only_master);
         }
@@ -192,6 +228,9 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     for (metric, value) in values {
         page.add_known(metric, &service, value);
     }
+    page.add_known(&metrics::SERVICE_PROCESSES_PEAK, &[service[0], "1m"], reading.peak.map(whole));
+    let at_limit = reading.at_limit.map(|time| time.as_secs_f64());
+    page.add_known(&metrics::SERVICE_AT_PROCESS_LIMIT_SECONDS, &service, at_limit);
     if let Some(source) = reading.source {
         page.add(&metrics::LIMIT_SOURCE_INFO, &[reading.service.as_str(), source.as_str()], 1.0);
     }
@@ -281,7 +320,7 @@ fn add_own(page: &mut Page) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else, and 2^52 is far")]
-fn whole(number: u64) -> f64 {
+pub(super) fn whole(number: u64) -> f64 {
     number as f64
 }
 

@@ -270,6 +270,8 @@ fn settle(config: &Config) -> Result<Limits, String> {
     let global = |name| config.global(name).flatten().filter(|value| !value.is_empty());
     Ok(Limits {
         services: services.into_iter().filter_map(|(name, settings)| Some((name?, settings))).collect(),
+        listeners: vec![],
+        client_limits_required: [].into(),
         base_dir: global("base_dir").map(Into::into),
         instance_name: config.global("instance_name").unwrap_or_else(|| Some("dovecot".to_owned())),
         log_path: global("log_path").and_then(super::log_file),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -15,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Limit, LimitSource, Limits, Settings, clamped, config::size, defaults::Generation};
+use super::{Limit, LimitSource, Limits, Listener, Settings, clamped, config::size, defaults::Generation};
 use crate::service::{Program, Service};
 
 /// It takes 10 ms where all is well.
@@ -26,9 +27,10 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
 /// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
 /// in silence.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 14] = [
     "base_dir",
     "instance_name",
+    "listen",
     "log_path",
     "protocols",
     "default_process_limit",
@@ -184,6 +186,9 @@ async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> io::Result<String> 
 /// }
 /// service imap-login {
 ///   process_limit = 5
+///   inet_listener imap {
+///     port = 143
+///   }
 /// }
 /// ```
 /// 2.4 leaves out of a service's block what has Dovecot's general default.
@@ -192,12 +197,14 @@ struct Dump<'a> {
     globals: BTreeMap<&'a str, &'a str>,
     protocols: Vec<&'a str>,
     services: BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>,
+    /// Each with the name of its service.
+    listeners: Vec<(&'a str, BTreeMap<&'a str, &'a str>)>,
 }
 
 impl<'a> Dump<'a> {
     fn of(text: &'a str) -> Self {
         let mut dump = Self::default();
-        let mut block = "";
+        let (mut block, mut listens) = ("", false);
         for line in text.lines() {
             let indent = line.len() - line.trim_start().len();
             match (indent, line.trim().split_once(" =")) {
@@ -217,6 +224,16 @@ impl<'a> Dump<'a> {
                     ("protocols", None) if value.trim() == "yes" => dump.protocols.push(key),
                     _ => {}
                 },
+                (2, None) => {
+                    let service = block.strip_prefix("service ");
+                    listens = service.is_some() && line.starts_with("  inet_listener ");
+                    let service = service.filter(|_| listens).map(unquoted);
+                    dump.listeners.extend(service.map(|service| (service, BTreeMap::new())));
+                }
+                (4, Some((key, value))) if listens => {
+                    let listener = dump.listeners.last_mut();
+                    listener.map(|(_, settings)| settings.insert(key, unquoted(value.trim())));
+                }
                 _ => {}
             }
         }
@@ -296,6 +313,58 @@ impl<'a> Settled<'a> {
     }
 }
 
+impl Settled<'_> {
+    /// The TCP ports of the services that the master has.
+    fn listeners(&self) -> Vec<Listener> {
+        let listen = self.all.globals.get("listen").copied();
+        let listener = |(service, settings): &(&str, BTreeMap<&str, &str>)| {
+            let port = settings.get("port")?.parse().ok().filter(|port| *port > 0)?;
+            // Called address before 2.4. Without one the general setting holds.
+            let own = settings.get("listen").or_else(|| settings.get("address"));
+            let own = own.copied().filter(|own| !own.is_empty()).or(listen);
+            let addresses = own.and_then(addresses).unwrap_or_default();
+            self.all.enabled(self.all.services.get(service)?).then_some(())?;
+            Some(Listener { service: Service::parse(service)?, port, addresses })
+        };
+        self.all.listeners.iter().filter_map(listener).collect()
+    }
+
+    /// What the master demands of the `client_limit` of auth and anvil, and warns of if it is lower
+    /// (`master_settings_verify`, src/master/master-settings.c).
+    fn client_limits_required(&self) -> BTreeMap<Service, u32> {
+        // Of anvil, the master itself takes two.
+        let (mut auth, mut anvil) = (Some(0), Some(2_u32));
+        for (name, settings) in self.all.services.iter().filter(|(_, settings)| self.all.enabled(settings)) {
+            let processes = match self.limit(name, "process_limit") {
+                Some(Limit::Of(processes)) => Some(processes),
+                _ => None,
+            };
+            let add = |sum: Option<u32>| sum.zip(processes).and_then(|(sum, more)| sum.checked_add(more));
+            let login = settings.get("type").copied() == Some("login");
+            let lasting = self.settings(name).restart_request_count != Some(Limit::Of(1));
+            let protocol = settings.get("protocol").is_some_and(|protocol| !protocol.is_empty());
+            if protocol && (lasting || login) && *name != "imap-hibernate" {
+                auth = add(auth);
+            }
+            if login || *name == "auth" {
+                anvil = add(anvil);
+            }
+        }
+        let required = [("auth", auth), ("anvil", anvil)];
+        required.into_iter().filter_map(|(name, number)| Some((Service::parse(name)?, number?))).collect()
+    }
+}
+
+/// The addresses of a setting such as `*, ::`; nothing if one of them is the name of a host.
+fn addresses(setting: &str) -> Option<Vec<IpAddr>> {
+    let words = setting.split([',', ' ']).filter(|word| !word.is_empty());
+    let address = |word: &str| match word {
+        "*" => Some(Ipv4Addr::UNSPECIFIED.into()),
+        word => word.trim_start_matches('[').trim_end_matches(']').parse().ok(),
+    };
+    words.map(address).collect()
+}
+
 fn unquoted(value: &str) -> &str {
     value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
@@ -313,6 +382,8 @@ fn parse(all: &str, explicit: &str) -> Option<Limits> {
         services.filter_map(|(name, _)| Some((Service::parse(name)?, settled.settings(name)))).collect();
     (!services.is_empty()).then(|| Limits {
         services,
+        listeners: settled.listeners(),
+        client_limits_required: settled.client_limits_required(),
         base_dir: global("base_dir").map(Into::into),
         instance_name: global("instance_name").map(Into::into),
         log_path: global("log_path").and_then(super::log_file),

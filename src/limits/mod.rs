@@ -7,6 +7,7 @@ pub mod files;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -89,11 +90,26 @@ impl Settings {
     }
 }
 
+/// A TCP port of a service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listener {
+    /// The service.
+    pub service: Service,
+    /// Its port.
+    pub port: u16,
+    /// The addresses; nothing if they cannot be told.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     /// The services that the master has: their protocol is enabled.
     pub services: BTreeMap<Service, Settings>,
+    /// Their TCP ports.
+    pub listeners: Vec<Listener>,
+    /// The `client_limit` that some of them need under full load.
+    pub client_limits_required: BTreeMap<Service, u32>,
     /// The `base_dir` setting.
     pub base_dir: Option<PathBuf>,
     /// The `instance_name` setting.

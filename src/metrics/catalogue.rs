@@ -26,6 +26,18 @@ pub static SERVICE_PROCESSES: Metric = gauge(
     &["service"],
     "Processes in /proc that run the service's executable under the Dovecot master, those of an earlier configuration included: after a reload there may be more than process_limit. In performance mode this number says nothing about load. Absent while /proc does not tell, and where several services run one executable (dict and dict-async, for instance).",
 );
+/// Peak of the processes.
+pub static SERVICE_PROCESSES_PEAK: Metric = gauge(
+    "dovecot_service_processes_peak",
+    &["service", "window"],
+    "Most processes of the service that were seen in the last minute (window 1m), in samples one second apart. A sample may miss a process, and has those that have ended and that the master has not yet noticed. Absent where dovecot_service_processes is.",
+);
+/// Time at the limit.
+pub static SERVICE_AT_PROCESS_LIMIT_SECONDS: Metric = counter(
+    "dovecot_service_at_process_limit_seconds_total",
+    &["service"],
+    "Seconds during which the service had as many processes as process_limit allows, or more: one for each sample, one second apart, that found it so. A shorter time shows as often as a sample falls into it. Absent while process_limit is not known or dovecot_service_processes is absent.",
+);
 /// The limit in force.
 pub static SERVICE_PROCESS_LIMIT: Metric = gauge(
     "dovecot_service_process_limit",
@@ -97,6 +109,36 @@ pub static SERVICE_PROCESS_STARTS: Metric = counter(
     "dovecot_service_process_starts_total",
     &["service"],
     "Processes that the master has started for the service since it started, those before a reload included that the exporter heard of: what was started between its last look and a reload is missing. Read at each scrape. Absent until the master's socket has told; Dovecot 2.3.9 and later tells.",
+);
+/// Clients in the kernel's queues.
+pub static LISTENER_QUEUE_CONNECTIONS: Metric = gauge(
+    "dovecot_listener_queue_connections",
+    &["service", "port"],
+    "Clients that are connected as far as they know and wait in the kernel for Dovecot to accept them, on all addresses of the port, as they were at most a second ago. Stays above 0 when all processes of the service are busy; when the queue is full, further clients find no connection. Absent while doveconf does not tell the ports, and where nothing listens.",
+);
+/// What the formula demands.
+pub static SERVICE_CLIENT_LIMIT_REQUIRED: Metric = gauge(
+    "dovecot_service_client_limit_required",
+    &["service"],
+    "The client_limit that auth and anvil need when all other services are at their process_limit, as Dovecot reckons: if dovecot_service_client_limit is lower, Dovecot warns at its start, and logins fail under full load. Absent while doveconf does not tell.",
+);
+/// Memory.
+pub static SERVICE_RESIDENT_MEMORY: Metric = gauge(
+    "dovecot_service_resident_memory_bytes",
+    &["service"],
+    "Resident memory of the service's processes together, that of an old process as it was at most a minute ago. What processes share, such as libraries, counts for each. Absent where dovecot_service_processes is.",
+);
+/// Tasks.
+pub static CGROUP_TASKS: Metric = gauge(
+    "dovecot_cgroup_tasks",
+    &[],
+    "Processes and threads in the control group of the Dovecot master, pids.current. Absent if that cannot be read.",
+);
+/// Most tasks.
+pub static CGROUP_TASKS_LIMIT: Metric = gauge(
+    "dovecot_cgroup_tasks_limit",
+    &[],
+    "Most processes and threads that control group may have, pids.max, which is TasksMax of a systemd unit; +Inf if it has no limit of its own. At the limit Dovecot's forks fail. Absent with dovecot_cgroup_tasks.",
 );
 /// Warning lines.
 pub static SERVICE_DROP_WARNINGS: Metric = counter(
@@ -258,9 +300,11 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 44] = [
+pub static CATALOGUE: [&Metric; 51] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
+    &SERVICE_PROCESSES_PEAK,
+    &SERVICE_AT_PROCESS_LIMIT_SECONDS,
     &SERVICE_PROCESS_LIMIT,
     &SERVICE_PROCESS_LIMIT_CONFIGURED,
     &SERVICE_CLIENT_LIMIT,
@@ -273,6 +317,11 @@ pub static CATALOGUE: [&Metric; 44] = [
     &SERVICE_CONNECTIONS,
     &SERVICE_LISTEN_PAUSED,
     &SERVICE_PROCESS_STARTS,
+    &LISTENER_QUEUE_CONNECTIONS,
+    &SERVICE_CLIENT_LIMIT_REQUIRED,
+    &SERVICE_RESIDENT_MEMORY,
+    &CGROUP_TASKS,
+    &CGROUP_TASKS_LIMIT,
     &SERVICE_DROP_WARNINGS,
     &SERVICE_LAST_DROP_WARNING,
     &SERVICE_QUEUE_FULL_KILLS,
