@@ -4,7 +4,10 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    Parser, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 
 use crate::service::Service;
 
@@ -26,11 +29,12 @@ pub struct Config {
         help_heading = "Dovecot"
     )]
     pub dovecot_config: PathBuf,
-    /// Dovecot's program that reads it.
+    /// Dovecot's program that reads it. If there is none, or this is empty, the exporter reads the files itself.
     #[arg(
         long = "dovecot.doveconf",
         value_name = "FILE",
         default_value = "doveconf",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         help_heading = "Dovecot"
     )]
     pub doveconf: PathBuf,
@@ -50,6 +54,14 @@ pub struct Config {
         help_heading = "Dovecot"
     )]
     pub log_journal: Option<String>,
+    /// Take warnings from what the master remembers, where there is no log to read: Dovecot 2.4, through the master's
+    /// socket. Tells nothing of logins lost, of clients turned out and of users with too many connections.
+    #[arg(long = "dovecot.log-master", help_heading = "Dovecot")]
+    pub log_master: bool,
+    /// The master's status socket, which root may open; empty: never ask the master. [default: master in Dovecot's
+    /// base_dir]
+    #[arg(long = "dovecot.master-socket", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from), help_heading = "Dovecot")]
+    pub master_socket: Option<PathBuf>,
     /// A service's process_limit, if nothing else tells it truly; repeatable.
     #[arg(long = "dovecot.process-limit", value_name = "SERVICE=N", value_parser = process_limit, help_heading = "Dovecot")]
     pub process_limits: Vec<(Service, u32)>,
@@ -77,6 +89,26 @@ pub struct Config {
         help_heading = "The exporter's own log"
     )]
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Flags that do not go together; the error is a sentence.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if !self.log_master {
+            return Ok(());
+        }
+        if !self.log_files.is_empty() || self.log_journal.is_some() {
+            return Err(
+                "--dovecot.log-master beside a log would count the same warnings twice: give only one of --dovecot.log-master, --dovecot.log-file and --dovecot.log-journal",
+            );
+        }
+        if self.master_socket.as_ref().is_some_and(|socket| socket.as_os_str().is_empty()) {
+            return Err(
+                "--dovecot.log-master asks the master: give --dovecot.master-socket its socket, or leave that flag out",
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Importance of a message.
@@ -152,7 +184,23 @@ mod tests {
 
     fn parse(flags: &[&str]) -> Result<Config, String> {
         let flags = std::iter::once(&"exporter").chain(flags);
-        Config::try_parse_from(flags).map_err(|error| error.to_string())
+        let config = Config::try_parse_from(flags).map_err(|error| error.to_string())?;
+        config.check().map(|()| config).map_err(ToOwned::to_owned)
+    }
+
+    #[test]
+    fn warnings_come_from_one_place() {
+        parse(&["--dovecot.log-master", "--dovecot.master-socket=/run/dovecot/master"]).expect("one source");
+        let empty = parse(&["--dovecot.master-socket="]).expect("an empty one means never");
+        assert_eq!(empty.master_socket, Some(PathBuf::new()));
+        for (other, hint) in [
+            ("--dovecot.log-file=/var/log/mail.log", "twice"),
+            ("--dovecot.log-journal", "twice"),
+            ("--dovecot.master-socket=", "asks the master"),
+        ] {
+            let error = parse(&["--dovecot.log-master", other]).expect_err(other);
+            assert!(error.contains(hint), "{other}: {error}");
+        }
     }
 
     #[test]
@@ -170,6 +218,7 @@ mod tests {
             "--web.listen-address=[::1]:0",
             "--dovecot.process-limit=imap-login=500",
             "--web.telemetry-path=/m",
+            "--dovecot.doveconf=",
         ] {
             parse(&[good]).expect(good);
         }

@@ -1,8 +1,10 @@
 //! Shows Dovecot's processes beside `process_limit`, and counts the warnings that tell of clients turned away.
 //!
 //! ```text
-//! /proc ────────▶ processes ─Census─┐ measured at the scrape
-//! doveconf ─────▶ limits ────Limits─┤ read at start, at a change, at a reload of Dovecot
+//! /proc ────────▶ processes ─Census─┐ measured at the scrape; peaks once a second
+//! /proc/net/tcp ▶ listeners ─queues─┤
+//! doveconf, files▶ limits ──Limits──┤ read at start, at a change, at a reload of Dovecot
+//! its socket ───▶ master ────Status─┤ asked at the scrape
 //!                                   ▼
 //! log ─▶ log ─Event─▶ tally ─▶ Exporter ─Reading─▶ web ─▶ Prometheus, and people
 //!        counted as it happens
@@ -19,7 +21,11 @@ pub mod service;
 
 pub mod cli;
 
+pub mod master;
+
 pub mod processes;
+
+pub mod listeners;
 
 pub mod limits;
 

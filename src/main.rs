@@ -43,6 +43,9 @@ fn main() -> ExitCode {
         }
         Err(error) => return refuse(&error.to_string()),
     };
+    if let Err(reason) = config.check() {
+        return refuse(reason);
+    }
     start_log(config.log_level, config.log_format);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,6 +100,7 @@ fn run(config: Config) -> Result<(), String> {
         }
         let limits = keep_limits(&exporter).await?;
         let log = follow_log(&exporter).await?;
+        let sampling = tokio::spawn(exporter.clone().keep_sampling());
         let router = routes::router(exporter.clone(), &telemetry_path);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (stop, stopped) = watch::channel(());
@@ -108,6 +112,7 @@ fn run(config: Config) -> Result<(), String> {
         drop(stopped);
         signals.wait(&exporter).await;
         info!("stopping");
+        sampling.abort();
         stop.send_replace(());
         // Answers under way get to their end; whoever is slower than this is cut off.
         let _ = timeout(SHUTDOWN_TIME, stop.closed()).await;

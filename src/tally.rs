@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     limits::Warned,
     log::grammar::{DropWarning, Event, Failure},
+    master::{Generation, Status},
     service::{LimitKind, MAX_SERVICES, Service},
 };
 
@@ -20,6 +21,9 @@ pub struct Tally {
     pub user_connection_limit_rejections: u64,
     /// Times the master said that it reloads its configuration.
     pub reloads: u64,
+    /// The newest list of services of which forks were counted.
+    #[serde(default)]
+    generation: Option<Generation>,
     /// The limits that warnings named since the master read its configuration.
     #[serde(skip)]
     pub warned: BTreeMap<Service, Warned>,
@@ -39,6 +43,26 @@ pub struct ServiceTally {
     pub handover_failures: u64,
     /// Processes that could not be started, or died.
     pub failures: BTreeMap<Failure, u64>,
+    /// Processes that the master started; nothing if it was never asked, or does not tell.
+    #[serde(default)]
+    pub starts: Option<Starts>,
+}
+
+/// Processes that the master started: it counts from 0 again when it has read its configuration.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Starts {
+    /// Those of earlier lists of services.
+    before: u64,
+    /// Those of the newest.
+    now: u64,
+}
+
+impl Starts {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.before.saturating_add(self.now)
+    }
 }
 
 impl Tally {
@@ -80,6 +104,35 @@ impl Tally {
                 *self.tally(service).failures.entry(*failure).or_default() += times;
             }
         }
+    }
+
+    /// Takes what the master has counted; returns whether that is more than before.
+    pub fn count_starts(&mut self, status: &Status) -> bool {
+        let log = Service::parse("log");
+        let of_log = log.as_ref().and_then(|log| status.services.get(log)?.starts);
+        let before = log.as_ref().and_then(|log| self.services.get(log)?.starts).map(|starts| starts.now);
+        let known = self.generation.replace(status.generation);
+        // A log process that was started in place of one that died is not the first of its list.
+        let is_new = known.is_some_and(|known| known.log != status.generation.log) && of_log <= before;
+        let mut any = known != self.generation;
+        for (service, of_service) in &status.services {
+            let (Some(now), name) = (of_service.starts, self.know(service)) else { continue };
+            if name != *service || name == Service::other() {
+                // "other" may stand for several services.
+                continue;
+            }
+            let starts = self.tally(service).starts.get_or_insert_default();
+            if is_new || now < starts.now {
+                starts.before = starts.total();
+                // It is in the new count, too, though it was not started again.
+                let taken_over = service.as_str() == "anvil"
+                    && known.is_some_and(|known| known.anvil == status.generation.anvil);
+                starts.before -= u64::from(taken_over).min(starts.before).min(now);
+            }
+            any |= starts.now != now;
+            starts.now = now;
+        }
+        any
     }
 
     fn tally(&mut self, service: &Service) -> &mut ServiceTally {
@@ -124,6 +177,7 @@ impl ServiceTally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::master::ServiceStatus;
 
     fn warning(service: &str, limit: LimitKind, number: u32) -> Event {
         let service = Service::parse(service).expect("a name");
@@ -176,6 +230,51 @@ mod tests {
         assert_eq!(tally.services().count(), MAX_SERVICES + 1);
         assert_eq!(total(&tally, &Service::other()), 1000 - MAX_SERVICES as u64);
         assert_eq!(tally.warned.get(&Service::other()), None);
+    }
+
+    /// What the master says of `log`, whose process has this pid, `anvil`, which it takes over, and `imap-login`.
+    fn status((log, anvil): (u32, u32), starts: [u64; 3]) -> Status {
+        let services = ["log", "anvil", "imap-login"].map(|name| Service::parse(name).expect("a name"));
+        let status = |starts| ServiceStatus { starts: Some(starts), ..ServiceStatus::default() };
+        let services = services.into_iter().zip(starts.map(status)).collect();
+        Status { services, generation: Generation { log, anvil } }
+    }
+
+    #[test]
+    fn forks_add_up_across_lists_of_services() {
+        let mut tally = Tally::default();
+        let steps = [
+            // As the master has it, whenever the exporter was started.
+            (status((10, 5), [1, 1, 700]), [1, 1, 700]),
+            (status((10, 5), [1, 1, 702]), [1, 1, 702]),
+            // A reload, after which as many were started soon. Of anvil none was.
+            (status((20, 5), [1, 1, 900]), [2, 1, 1602]),
+            // The log process died, and another one was started.
+            (status((21, 5), [2, 1, 900]), [3, 1, 1602]),
+            // The master was started anew.
+            (status((30, 6), [1, 1, 0]), [4, 2, 1602]),
+            (status((30, 6), [1, 1, 3]), [4, 2, 1605]),
+            // Nothing falls, even if no log process shows.
+            (status((30, 6), [1, 1, 1]), [4, 2, 1606]),
+        ];
+        for (status, expected) in steps {
+            assert!(tally.count_starts(&status));
+            assert!(!tally.count_starts(&status), "the same again is nothing new");
+            let total = |name| {
+                let service = Service::parse(name).expect("a name");
+                tally.of(&service).expect("it is known").starts.expect("it was told").total()
+            };
+            assert_eq!(["log", "anvil", "imap-login"].map(total), expected, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn an_older_master_does_not_tell_of_forks() {
+        let mut tally = Tally::default();
+        let mut status = status((10, 5), [1, 1, 1]);
+        status.services.values_mut().for_each(|service| service.starts = None);
+        tally.count_starts(&status);
+        assert!(tally.services().all(|(_, tally)| tally.starts.is_none()));
     }
 
     #[test]

@@ -5,10 +5,12 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Modules by level, words first. `main.rs` wires them and may name all.
-const LEVELS: [&[&str]; 7] = [
+const LEVELS: [&[&str]; 8] = [
     &["service"],
     &["cli"],
-    &["processes", "limits", "log"],
+    // Below the log, which takes from it what the master remembers.
+    &["master"],
+    &["processes", "listeners", "limits", "log"],
     &["metrics", "tally"],
     &["checkpoint"],
     &["exporter"],
@@ -19,12 +21,21 @@ const LEVELS: [&[&str]; 7] = [
 const PLACES: [(&str, &[&str]); 12] = [
     ("axum", &["web/routes.rs", "web/serve.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
-    ("glob", &["log/files.rs"]),
+    ("glob", &["limits/config/include.rs", "log/files.rs"]),
     ("hyper", &["web/serve.rs"]),
     ("hyper_util", &["web/serve.rs"]),
     ("linemux", &["log/hint.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
-    ("procfs", &["processes/scan.rs", "processes/own.rs"]),
+    (
+        "procfs",
+        &[
+            "listeners.rs",
+            "processes/cgroup.rs",
+            "processes/own.rs",
+            "processes/process.rs",
+            "processes/scan.rs",
+        ],
+    ),
     ("prometheus_client", &["metrics.rs"]),
     (
         "rustix",
@@ -34,7 +45,11 @@ const PLACES: [(&str, &[&str]); 12] = [
             "log/copies.rs",
             "log/place.rs",
             "log/reader.rs",
+            "master.rs",
+            "processes/process.rs",
+            "processes/sampler.rs",
             "processes/scan.rs",
+            "processes/walk.rs",
         ],
     ),
     ("serde_json", &["checkpoint.rs", "log/header.rs"]),

@@ -6,6 +6,7 @@ use std::{fs, io::Write, path::Path};
 mod support;
 use support::{
     exporter::{Exporter, await_some, script},
+    master,
     proc::Proc,
 };
 
@@ -18,9 +19,9 @@ Nov 23 15:54:31 master: Warning: service(Odd Name): process_limit (7) reached, c
 ";
 
 /// Two services of this configuration run one executable, `imap-login`.
-const DOVECONF_23: &str = "case $* in *-n*) ;; *) cat tests/fixtures/doveconf/2.3 ;; esac";
+const DOVECONF_23: &str = "case $* in *-N*) ;; *) cat tests/fixtures/doveconf/2.3 ;; esac";
 const DOVECONF_24: &str =
-    "case $* in *-n*) ;; *) sed '/^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4 ;; esac";
+    "case $* in *-N*) ;; *) sed '/^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4 ;; esac";
 
 /// What the exporter is shown.
 struct Scenario<'a> {
@@ -29,6 +30,8 @@ struct Scenario<'a> {
     /// A shell command in place of `doveconf`.
     doveconf: &'a str,
     log: &'a str,
+    /// What the master answers; nothing if there is no socket.
+    master: Option<&'static str>,
     flags: &'a [&'a str],
 }
 
@@ -38,7 +41,12 @@ fn check(scenario: &Scenario) {
     let log = folder.path().join("dovecot.log");
     fs::write(&log, "").expect("a file");
     let doveconf = script(folder.path(), "doveconf", scenario.doveconf);
+    let socket = folder.path().join("master");
+    if let Some(answer) = scenario.master {
+        master::serve(&socket, answer);
+    }
     let flags = [
+        format!("--dovecot.master-socket={}", socket.display()),
         format!("--path.procfs={}", scenario.proc.path().display()),
         format!("--dovecot.log-file={}", log.display()),
         format!("--dovecot.doveconf={doveconf}"),
@@ -69,6 +77,7 @@ fn steady(page: &str) -> String {
     let differs = |line: &str| {
         ["process_", "dovecot_exporter_scrape_duration_seconds "].iter().any(|name| line.starts_with(name))
             || line.starts_with("dovecot_exporter_scan_errors_total{")
+            || line.starts_with("dovecot_service_at_process_limit_seconds_total{")
             || line.split('{').next().is_some_and(|name| name.ends_with("_timestamp_seconds"))
     };
     let line = |line: &str| match line.rsplit_once(' ') {
@@ -92,7 +101,14 @@ fn compare(name: &str, page: &str) {
 
 #[test]
 fn no_dovecot() {
-    check(&Scenario { name: "no-dovecot", proc: &Proc::new(), doveconf: "exit 1", log: "", flags: &[] });
+    check(&Scenario {
+        name: "no-dovecot",
+        proc: &Proc::new(),
+        doveconf: "exit 1",
+        log: "",
+        master: None,
+        flags: &[],
+    });
 }
 
 #[test]
@@ -110,10 +126,30 @@ fn a_busy_dovecot() {
     proc.process(404, 100, "Z", "imap-login", b"").vanished(405);
     proc.process(406, 100, "R", "dovecot", b"/usr/sbin/dovecot\0-F\0");
     proc.raw(407, "407 (cut o", b"dovecot-lab/imap-login\0");
+    proc.group(100, "system.slice/dovecot.service", "21\n", "4915\n");
+    fs::create_dir(proc.path().join("100/net")).expect("a folder");
+    let queue = "0: 00000000:008F 00000000:0000 0A 00000000:0000000D 00:00000000 00000000 0 0 81264 2 0";
+    fs::write(proc.path().join("100/net/tcp"), format!("  sl  local_address\n{queue}\n")).expect("a file");
     // Another instance beside it, whose processes are not ours.
     proc.master(500, "dovecot").process(502, 500, "S", "imap-login", b"dovecot/imap-login\0");
     let flags = ["--dovecot.process-limit=lmtp=33"];
-    check(&Scenario { name: "busy", proc: &proc, doveconf: DOVECONF_24, log: LOG, flags: &flags });
+    check(&Scenario {
+        name: "busy",
+        proc: &proc,
+        doveconf: DOVECONF_24,
+        log: LOG,
+        master: None,
+        flags: &flags,
+    });
+}
+
+#[test]
+fn a_master_that_may_be_asked() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab");
+    let master = Some(include_str!("fixtures/master/2.4"));
+    let flags = ["--dovecot.process-limit=lmtp=33"];
+    check(&Scenario { name: "master", proc: &proc, doveconf: DOVECONF_24, log: LOG, master, flags: &flags });
 }
 
 #[test]
@@ -123,14 +159,28 @@ fn an_older_dovecot_in_performance_mode() {
     proc.process(200, 100, "S", "imap-login", b"dovecot-lab/imap-login\0");
     proc.process(201, 100, "S", "imap-login", b"dovecot-lab/imap-login [1 pre-login + 7 TLS proxies]\0");
     let log = "Nov 23 15:54:28 master: Warning: SIGHUP received - reloading configuration\n";
-    check(&Scenario { name: "performance", proc: &proc, doveconf: DOVECONF_23, log, flags: &[] });
+    check(&Scenario {
+        name: "performance",
+        proc: &proc,
+        doveconf: DOVECONF_23,
+        log,
+        master: None,
+        flags: &[],
+    });
 }
 
 #[test]
 fn two_instances_and_no_way_to_tell() {
     let proc = Proc::new();
     proc.master(100, "dovecot").master(200, "dovecot");
-    check(&Scenario { name: "two-instances", proc: &proc, doveconf: "exit 1", log: LOG, flags: &[] });
+    check(&Scenario {
+        name: "two-instances",
+        proc: &proc,
+        doveconf: "exit 1",
+        log: LOG,
+        master: None,
+        flags: &[],
+    });
 }
 
 #[test]
@@ -138,5 +188,12 @@ fn hidden_processes() {
     let proc = Proc::new();
     proc.master(100, "dovecot");
     fs::remove_dir_all(proc.path().join("1")).expect("removed");
-    check(&Scenario { name: "hidden", proc: &proc, doveconf: DOVECONF_24, log: "", flags: &[] });
+    check(&Scenario {
+        name: "hidden",
+        proc: &proc,
+        doveconf: DOVECONF_24,
+        log: "",
+        master: None,
+        flags: &[],
+    });
 }

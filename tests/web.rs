@@ -26,7 +26,7 @@ fn site() -> Site {
     let proc = Proc::new();
     proc.master(100, "dovecot").process(102, 100, "S", "imap-login", b"dovecot/imap-login\0");
     let folder = tempfile::tempdir().expect("a folder");
-    let text = "case $* in *-n*) exit ;; esac; sed 's/lab/dovecot/; /^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4";
+    let text = "case $* in *-N*) exit ;; esac; sed 's/lab/dovecot/; /^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4";
     let doveconf = script(folder.path(), "doveconf", text);
     let log = folder.path().join("<&\".log");
     fs::write(&log, "").expect("a file");

@@ -44,7 +44,7 @@ impl Exporter {
         let mut ready = Some(ready);
         let mut state = self.restore();
         while !self.ending.load(Ordering::Acquire) {
-            let log_path = self.log_path();
+            let followed = self.followed();
             let (sources, because) = self.sources();
             let mut reader = match LogReader::new(
                 &sources,
@@ -63,7 +63,7 @@ impl Exporter {
                 info!(log = &*log.log, because, "following");
                 log.counts = state.counts.get(&*log.log).copied().unwrap_or_default();
             }
-            self.read_log(&mut reader, &mut state, log_path.as_ref(), &mut ready);
+            self.read_log(&mut reader, &mut state, followed.as_ref(), &mut ready);
             state.kept = reader.kept();
             since = SystemTime::now() - NEW_LOG_TIME;
         }
@@ -72,12 +72,12 @@ impl Exporter {
         }
     }
 
-    /// Reads until the program ends or the configuration no longer names `log_path`.
+    /// Reads until the program ends or the configuration no longer leads to `followed`.
     fn read_log(
         &self,
         reader: &mut LogReader,
         state: &mut State,
-        log_path: Option<&PathBuf>,
+        followed: Option<&PathBuf>,
         ready: &mut Option<impl FnOnce()>,
     ) {
         let mut looked = Instant::now();
@@ -92,22 +92,27 @@ impl Exporter {
                 if let Some(trouble) = saver.result() {
                     let mut known = lock(&self.state_trouble);
                     log_change("state", known.as_ref(), trouble.as_ref());
+                    // It is tried again, though nothing is logged meanwhile.
+                    self.unsaved.fetch_or(trouble.is_some(), Ordering::AcqRel);
                     *known = trouble;
                 }
-                // One that could not be written is tried again, though nothing is logged meanwhile.
-                let wanted = reader.has_changed() || lock(&self.state_trouble).is_some();
-                if wanted && state.saved.is_none_or(|saved| saved.elapsed() >= SAVE_TIME) {
+                let unsaved = reader.has_changed() || self.unsaved.load(Ordering::Acquire);
+                if unsaved && state.saved.is_none_or(|saved| saved.elapsed() >= SAVE_TIME) {
                     let counts = counts(reader.states());
+                    // Before what is saved is taken: what comes meanwhile is saved next.
+                    self.unsaved.store(false, Ordering::Release);
                     if saver.save(&self.checkpoint(counts, reader.kept())) {
                         reader.set_unchanged();
                         state.saved = Some(Instant::now());
+                    } else {
+                        self.unsaved.store(true, Ordering::Release);
                     }
                 }
             }
             let ends = self.ending.load(Ordering::Acquire);
             if ends || looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                if ends || self.log_path().as_ref() != log_path {
+                if ends || self.followed().as_ref() != followed {
                     state.counts.extend(counts(reader.states()));
                     return;
                 }
@@ -201,10 +206,16 @@ impl Exporter {
             let (stdin, files) =
                 files.into_iter().partition::<BTreeSet<_>, _>(|file| file.as_os_str() == "-");
             let (files, stdin) = (files.into_iter().collect(), !stdin.is_empty());
-            return (Sources { files, stdin, journal: config.log_journal.clone() }, "a flag says so");
+            return (
+                Sources { files, stdin, journal: config.log_journal.clone(), master: None },
+                "a flag says so",
+            );
+        }
+        if config.log_master {
+            return (Sources { master: self.master_socket(), ..Sources::default() }, "a flag says so");
         }
         let file = |path: PathBuf| Sources { files: vec![path], ..Sources::default() };
-        if let Some(path) = self.log_path() {
+        if let Some(path) = self.followed() {
             return (file(path), "the setting log_path names it");
         }
         let usual = ["/var/log/mail.log", "/var/log/maillog", "/var/log/dovecot.log"].map(PathBuf::from);
@@ -220,9 +231,12 @@ impl Exporter {
         (file(usual[0].clone()), "nothing else was found")
     }
 
-    /// The file that Dovecot's configuration names, unless a flag names a source.
-    fn log_path(&self) -> Option<PathBuf> {
+    /// The file or socket that Dovecot's configuration leads to, unless a flag names a source.
+    fn followed(&self) -> Option<PathBuf> {
         let config = &self.config;
+        if config.log_master {
+            return self.master_socket();
+        }
         let free = config.log_files.is_empty() && config.log_journal.is_none();
         let limits = lock(&self.limits);
         limits.in_force.as_ref().filter(|_| free)?.log_path.clone()

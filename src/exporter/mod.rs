@@ -1,11 +1,14 @@
 //! The owner of all state: what was counted, what was last read, and how a reading of it all is made.
 
 pub mod logs;
+pub mod next;
 pub mod reading;
+pub mod sampling;
 
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,12 +21,18 @@ use tracing::{info, warn};
 
 use crate::{
     cli::Config,
-    limits::{Limits, doveconf, files::ConfigFiles},
+    limits::{self, LimitSource, Limits, files::ConfigFiles},
+    listeners::Listeners,
     log::{bell::Bell, state::LogState},
-    processes::scan::{self, Census, Wanted},
+    master::{self, Status},
+    processes::{
+        sampler::{Peaks, Sampler},
+        scan::{Census, Scanner, Wanted},
+    },
     service::Service,
     tally::Tally,
 };
+use next::Next;
 use reading::{KnownLimits, Reading, Troubles};
 
 /// How often the configuration's files are looked at.
@@ -33,6 +42,8 @@ const DOVECONF_RETRY: Duration = Duration::from_secs(60);
 /// How far apart the master's line about a reload and the start of its new `log` process may be for both to tell of
 /// the same reload: the master reads its configuration in between.
 const RELOAD_TIME: Duration = Duration::from_secs(2);
+/// Dovecot's own `base_dir`, if its configuration does not tell.
+const BASE_DIR: &str = "/run/dovecot";
 
 /// Everything the program knows.
 #[derive(Debug)]
@@ -42,6 +53,10 @@ pub struct Exporter {
     tally: Mutex<Tally>,
     logs: Mutex<Vec<LogState>>,
     limits: Mutex<KnownLimits>,
+    scanner: Mutex<Scanner>,
+    sampler: Mutex<Sampler>,
+    peaks: Mutex<Peaks>,
+    listeners: Mutex<Listeners>,
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
     latest: Arc<tokio::sync::Mutex<Option<Latest>>>,
@@ -56,6 +71,12 @@ pub struct Exporter {
     ending: AtomicBool,
     /// Everything was read that an earlier run has not: until then totals may be lower than those it has shown.
     caught_up: AtomicBool,
+    /// Something is counted outside of the log that is not saved yet.
+    unsaved: AtomicBool,
+    /// Why the master did not answer.
+    master_trouble: Mutex<Option<String>>,
+    /// What the master said when it was last asked, if it answered.
+    status: Mutex<Option<Status>>,
     /// Why the state was not written.
     state_trouble: Mutex<Option<String>>,
 }
@@ -92,6 +113,10 @@ impl Exporter {
             tally: Mutex::default(),
             logs: Mutex::default(),
             limits: Mutex::default(),
+            scanner: Mutex::default(),
+            sampler: Mutex::default(),
+            peaks: Mutex::default(),
+            listeners: Mutex::default(),
             scans: Mutex::default(),
             latest: Arc::default(),
             loaded: Notify::new(),
@@ -99,6 +124,9 @@ impl Exporter {
             changed: Notify::new(),
             bell: Bell::new()?,
             ending: AtomicBool::new(false),
+            unsaved: AtomicBool::new(false),
+            master_trouble: Mutex::default(),
+            status: Mutex::default(),
             state_trouble: Mutex::default(),
         })
     }
@@ -121,16 +149,38 @@ impl Exporter {
         reading.await.expect("a panic ends the process")
     }
 
-    /// Reads `/proc`, and puts all that is known beside it.
+    /// Reads `/proc`, asks the master, and puts all that is known beside it.
     fn measure(&self) -> Reading {
+        if self.config.log_master {
+            // What the master warned of just now had better be on this page, though it need not be.
+            self.bell.ring();
+        }
         let limits = lock(&self.limits).clone();
         let began = Instant::now();
-        let census = scan::scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
+        let census = lock(&self.scanner).scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
         let duration = began.elapsed();
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);
+        let status = self.ask_master();
         let mut tally = lock(&self.tally);
-        let services = reading::services(&census, &limits, &self.flags, &mut tally);
+        if let Some(Ok(status)) = &status
+            && self.caught_up.load(Ordering::Acquire)
+            && tally.count_starts(status)
+        {
+            self.unsaved.store(true, Ordering::Release);
+        }
+        let told = status.as_ref().and_then(|status| status.as_ref().ok());
+        lock(&self.status).clone_from(&told.cloned());
+        let services =
+            reading::services(&census, told, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
+        let next = Next::read(
+            &self.config.procfs,
+            &census,
+            &limits,
+            &services,
+            &mut tally,
+            &mut lock(&self.listeners),
+        );
         let tally = tally.clone();
         let tally = self.caught_up.load(Ordering::Acquire).then_some(tally);
         let logs = lock(&self.logs).clone();
@@ -139,13 +189,35 @@ impl Exporter {
         Reading {
             census,
             services,
+            next,
             tally,
+            only_master: self.config.log_master,
             logs,
-            troubles: Troubles { limits, state },
+            troubles: Troubles { limits, state, master: status.map(Result::err) },
             duration,
             malformed,
             failed,
         }
+    }
+
+    /// The socket of the master that is watched; nothing if the master is never to be asked.
+    fn master_socket(&self) -> Option<PathBuf> {
+        if let Some(socket) = &self.config.master_socket {
+            return Some(socket.clone()).filter(|socket| !socket.as_os_str().is_empty());
+        }
+        let limits = lock(&self.limits);
+        let base_dir = limits.in_force.as_ref().and_then(|limits| limits.base_dir.clone());
+        Some(base_dir.unwrap_or_else(|| BASE_DIR.into()).join("master"))
+    }
+
+    /// What the master counts, or why it does not tell; nothing if it is never to be asked.
+    fn ask_master(&self) -> Option<Result<Status, String>> {
+        let socket = self.master_socket()?;
+        let status = master::status(&socket).map_err(|failure| failure.in_words(&socket));
+        let mut trouble = lock(&self.master_trouble);
+        log_change("master", trouble.as_ref(), status.as_ref().err());
+        *trouble = status.as_ref().err().cloned();
+        Some(status)
     }
 
     /// Counts what went wrong in a scan, and notices that Dovecot has read its configuration again.
@@ -158,6 +230,7 @@ impl Exporter {
         if let Ok(census) = census {
             scans.malformed += census.malformed;
             let master = census.master.as_ref().map(|master| (master.pid, master.start));
+            lock(&self.sampler).watch(master.map(|(pid, _)| pid));
             let generation = master.zip(census.generation);
             if generation.is_some() && scans.generation != generation {
                 // What the log has told already must not be taken for a second reading of the configuration: that
@@ -204,16 +277,24 @@ impl Exporter {
         }
     }
 
-    /// Runs `doveconf`; returns the time if it failed. What was known stays known then: Dovecot, too, keeps its
+    /// Reads the configuration; returns the time if that failed. What was known stays known then: Dovecot, too, keeps its
     /// configuration when it cannot read a new one.
     async fn read_limits(&self, loaded: bool) -> Option<Instant> {
-        let read = doveconf::read(&self.config.doveconf, &self.config.dovecot_config).await;
+        let read = limits::read(&self.config.doveconf, &self.config.dovecot_config).await;
         let reload_is_seen = lock(&self.scans).generation.is_some();
         let mut limits = lock(&self.limits);
-        log_change("limits", limits.trouble.as_ref(), read.as_ref().err());
-        limits.trouble = read.as_ref().err().cloned();
+        let trouble = match &read {
+            Ok(read) => read.unknown.clone(),
+            Err(reason) => Some(reason.clone()),
+        };
+        log_change("limits", limits.trouble.as_ref(), trouble.as_ref());
+        limits.trouble = trouble;
         let read = read.ok();
         if let Some(read) = &read {
+            let before = limits.configured.as_ref().map(|limits| limits.source);
+            if read.source == LimitSource::Config && before != Some(LimitSource::Config) {
+                info!(config = %self.config.dovecot_config.display(), "reading the configuration without doveconf");
+            }
             // Without a sight of reloads, what is on disk is the best guess at what is in force.
             if loaded || limits.in_force.is_none() || !reload_is_seen {
                 limits.in_force = Some(read.clone());

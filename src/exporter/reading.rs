@@ -1,16 +1,19 @@
 //! One reading of everything, and the page of metrics it makes.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use super::next::Next;
 use crate::{
-    limits::{self, LimitSource, Limits, Settings},
+    limits::{self, Limit, LimitSource, Limits, Settings, Told},
     log::{grammar::Failure, state::LogState},
+    master::{ServiceStatus, Status},
     metrics::{self, Metric, Page},
-    processes::{own, scan::Census},
-    service::{LimitKind, Service},
+    processes::{own, sampler::Peaks, scan::Census},
+    service::{LimitKind, Program, Service},
     tally::{ServiceTally, Tally},
 };
 
@@ -21,7 +24,7 @@ pub struct KnownLimits {
     pub in_force: Option<Limits>,
     /// What is on disk.
     pub configured: Option<Limits>,
-    /// Why `doveconf` last failed.
+    /// Why the configuration could not be read, or not all of it.
     pub trouble: Option<String>,
 }
 
@@ -32,8 +35,12 @@ pub struct Reading {
     pub census: Result<Census, String>,
     /// Each service, in alphabetical order.
     pub services: Vec<ServiceReading>,
+    /// What else may run out.
+    pub next: Next,
     /// What was counted; nothing while totals may be lower than those that an earlier run has shown.
     pub tally: Option<Tally>,
+    /// What was counted is of the master's own lines only.
+    pub only_master: bool,
     /// The sources of log lines.
     pub logs: Vec<LogState>,
     /// What is wrong with other sources.
@@ -53,6 +60,8 @@ pub struct Troubles {
     pub limits: Option<String>,
     /// Why the state was not written; nothing if there is to be none.
     pub state: Option<Option<String>>,
+    /// Why the master did not answer; nothing if it is never to be asked.
+    pub master: Option<Option<String>>,
 }
 
 /// One service.
@@ -62,48 +71,91 @@ pub struct ServiceReading {
     pub service: Service,
     /// Its processes, if they can be told.
     pub processes: Option<u64>,
+    /// The most processes in the last minute, if they can be told.
+    pub peak: Option<u64>,
+    /// For how long it was found at its `process_limit`, if that is known.
+    pub at_limit: Option<Duration>,
     /// Its settings in force.
     pub settings: Settings,
     /// Where its `process_limit` comes from.
     pub source: Option<LimitSource>,
     /// Its settings on disk.
     pub configured: Option<Settings>,
+    /// What the master counts of it.
+    pub status: Option<ServiceStatus>,
+}
+
+/// The limits in force, as far as anything tells.
+pub fn limits(known: &KnownLimits) -> (Cow<'_, Limits>, LimitSource) {
+    match &known.in_force {
+        Some(limits) => (Cow::Borrowed(limits), limits.source),
+        None => (Cow::Owned(limits::defaults::limits()), LimitSource::Default),
+    }
+}
+
+/// The processes of each service that runs a program alone. From now on `tally` has series for all of them.
+pub fn processes(
+    programs: &BTreeMap<Program, u64>,
+    limits: &Limits,
+    tally: &mut Tally,
+) -> BTreeMap<Service, u64> {
+    let mut processes = BTreeMap::new();
+    for (program, count) in programs {
+        if let Some(service) = limits.service_of(program) {
+            *processes.entry(tally.know(&service)).or_default() += count;
+        }
+    }
+    processes
+}
+
+/// The limits that the master told.
+pub fn told(status: Option<&ServiceStatus>) -> Told {
+    status.map_or_else(Told::default, |status| Told {
+        process_limit: Limit::of_master(status.process_limit),
+        client_limit: Limit::of_master(status.client_limit),
+    })
 }
 
 /// Puts together what is known of each service. From now on `tally` has series for all of them.
 pub fn services(
     census: &Result<Census, String>,
+    status: Option<&Status>,
     known: &KnownLimits,
     flags: &BTreeMap<Service, u32>,
     tally: &mut Tally,
+    peaks: &mut Peaks,
 ) -> Vec<ServiceReading> {
-    let defaults = limits::defaults::limits();
-    let limits = match &known.in_force {
-        Some(limits) => (limits, LimitSource::Doveconf),
-        None => (&defaults, LimitSource::Default),
-    };
-    let mut processes: BTreeMap<Service, u64> = BTreeMap::new();
-    for (program, count) in census.iter().flat_map(|census| &census.programs) {
-        if let Some(service) = limits.0.service_of(program) {
-            *processes.entry(tally.know(&service)).or_default() += count;
-        }
+    let limits = limits(known);
+    let limits = (&*limits.0, limits.1);
+    let processes =
+        census.as_ref().map(|census| processes(&census.programs, limits.0, tally)).unwrap_or_default();
+    if census.is_ok() {
+        peaks.note(Instant::now(), processes.clone());
     }
     let configured = known.configured.iter().flat_map(|limits| limits.services.keys());
-    for service in limits.0.services.keys().chain(configured).chain(flags.keys()) {
+    let counted = status.iter().flat_map(|status| status.services.keys());
+    for service in limits.0.services.keys().chain(configured).chain(counted).chain(flags.keys()) {
         tally.know(service);
     }
     let reading = |service: &Service| {
         let warned = tally.warned.get(service);
-        let (settings, source) = limits::in_force(service, limits, warned, flags.get(service).copied());
+        let status = status.and_then(|status| status.services.get(service).copied());
+        let status = status.filter(|_| *service != Service::other());
+        let flag = flags.get(service).copied();
+        let (settings, source) = limits::in_force(service, limits, warned, told(status.as_ref()), flag);
         let program = settings.program.as_ref();
         let alone = program.is_none_or(|program| limits.0.service_of(program).is_some());
         let none = (census.is_ok() && alone && *service != Service::other()).then_some(0);
+        let processes = processes.get(service).copied().or(none);
         ServiceReading {
             service: service.clone(),
-            processes: processes.get(service).copied().or(none),
+            processes,
+            peak: processes.map(|_| peaks.of(service)),
+            at_limit: processes.and(settings.process_limit).map(|_| peaks.at_limit(service)),
             settings,
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
+            status,
         }
     };
     tally.services().map(|(service, _)| reading(service)).collect()
@@ -121,6 +173,7 @@ impl Reading {
             }
         }
         sources.push(("limits", self.troubles.limits.as_deref()));
+        sources.extend(self.troubles.master.as_ref().map(|trouble| ("master", trouble.as_deref())));
         sources.extend(self.troubles.state.as_ref().map(|trouble| ("state", trouble.as_deref())));
         sources
     }
@@ -128,18 +181,19 @@ impl Reading {
     /// Every sample there is.
     pub fn page(&self) -> Page {
         let mut page = Page::default();
-        if let Ok(census) = &self.census {
-            page.add(&metrics::MASTER_UP, &[], if census.master.is_some() { 1.0 } else { 0.0 });
-        }
+        let answered = self.troubles.master.as_ref().is_some_and(Option::is_none).then_some(true);
+        let up = self.census.as_ref().ok().map(|census| census.master.is_some()).or(answered);
+        page.add_known(&metrics::MASTER_UP, &[], up.map(truth));
         for service in &self.services {
             add_service(&mut page, service);
         }
+        self.next.add_to(&mut page);
         if let Some(tally) = &self.tally {
-            add_tally(&mut page, tally);
+            add_tally(&mut page, tally, self.only_master);
         }
         page.add(&metrics::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         for (source, trouble) in self.sources() {
-            page.add(&metrics::SOURCE_UP, &[source], if trouble.is_none() { 1.0 } else { 0.0 });
+            page.add(&metrics::SOURCE_UP, &[source], truth(trouble.is_none()));
         }
         page.add(&metrics::SCRAPE_DURATION, &[], self.duration.as_secs_f64());
         page.add(&metrics::SCAN_ERRORS, &["malformed"], whole(self.malformed));
@@ -156,27 +210,41 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     let service = [reading.service.as_str()];
     let settings = &reading.settings;
     let configured = reading.configured.as_ref().and_then(|settings| settings.process_limit);
-    let values: [(&'static Metric, Option<f64>); 7] = [
+    let status = reading.status;
+    let values: [(&'static Metric, Option<f64>); 12] = [
         (&metrics::SERVICE_PROCESSES, reading.processes.map(whole)),
-        (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(limits::Limit::value)),
-        (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(limits::Limit::value)),
-        (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(limits::Limit::value)),
+        (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(Limit::value)),
+        (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(Limit::value)),
+        (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(Limit::value)),
         (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
         (&metrics::SERVICE_PROCESS_MIN_AVAIL, settings.process_min_avail.map(Into::into)),
-        (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(limits::Limit::value)),
+        (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(Limit::value)),
+        (&metrics::SERVICE_VSZ_LIMIT, settings.vsz_limit.map(Limit::bytes)),
+        (&metrics::SERVICE_PROCESSES_COUNTED, status.map(|status| status.processes.into())),
+        (&metrics::SERVICE_PROCESSES_AVAILABLE, status.map(|status| status.available.into())),
+        (&metrics::SERVICE_CONNECTIONS, status.map(|status| whole(status.connections))),
+        (&metrics::SERVICE_LISTEN_PAUSED, status.map(|status| truth(status.listen_paused))),
     ];
     for (metric, value) in values {
         page.add_known(metric, &service, value);
     }
+    page.add_known(&metrics::SERVICE_PROCESSES_PEAK, &[service[0], "1m"], reading.peak.map(whole));
+    let at_limit = reading.at_limit.map(|time| time.as_secs_f64());
+    page.add_known(&metrics::SERVICE_AT_PROCESS_LIMIT_SECONDS, &service, at_limit);
     if let Some(source) = reading.source {
         page.add(&metrics::LIMIT_SOURCE_INFO, &[reading.service.as_str(), source.as_str()], 1.0);
     }
 }
 
-fn add_tally(page: &mut Page, tally: &Tally) {
+fn add_tally(page: &mut Page, tally: &Tally, only_master: bool) {
     let services: Vec<(&Service, &ServiceTally)> = tally.services().collect();
     for (service, tally) in &services {
         let service = service.as_str();
+        page.add_known(
+            &metrics::SERVICE_PROCESS_STARTS,
+            &[service],
+            tally.starts.map(|starts| whole(starts.total())),
+        );
         for limit in LimitKind::ALL {
             let count = tally.drop_warnings.get(&limit).copied().unwrap_or_default();
             page.add(&metrics::SERVICE_DROP_WARNINGS, &[service, limit.as_str()], whole(count));
@@ -186,6 +254,16 @@ fn add_tally(page: &mut Page, tally: &Tally) {
             &[service],
             tally.last_drop_warning.map(since_1970),
         );
+        for failure in Failure::ALL {
+            // Of what a process died is told under the process's name.
+            if !(only_master && failure == Failure::OutOfMemory) {
+                let count = tally.failures.get(&failure).copied().unwrap_or_default();
+                page.add(&metrics::SERVICE_FAILURES, &[service, failure.as_str()], whole(count));
+            }
+        }
+        if only_master {
+            continue;
+        }
         // Only login processes close connections to make room.
         if service.ends_with("-login") || tally.queue_full_kills > 0 {
             page.add(&metrics::SERVICE_QUEUE_FULL_KILLS, &[service], whole(tally.queue_full_kills));
@@ -196,13 +274,13 @@ fn add_tally(page: &mut Page, tally: &Tally) {
         if services.iter().any(login) || tally.handover_failures > 0 {
             page.add(&metrics::SERVICE_HANDOVER_FAILURES, &[service], whole(tally.handover_failures));
         }
-        for failure in Failure::ALL {
-            let count = tally.failures.get(&failure).copied().unwrap_or_default();
-            page.add(&metrics::SERVICE_FAILURES, &[service, failure.as_str()], whole(count));
-        }
     }
     let rejections = tally.user_connection_limit_rejections;
-    page.add(&metrics::USER_CONNECTION_LIMIT_REJECTIONS, &[], whole(rejections));
+    page.add_known(
+        &metrics::USER_CONNECTION_LIMIT_REJECTIONS,
+        &[],
+        (!only_master).then_some(whole(rejections)),
+    );
     page.add(&metrics::MASTER_RELOADS, &[], whole(tally.reloads));
 }
 
@@ -242,8 +320,12 @@ fn add_own(page: &mut Page) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus has nothing else, and 2^52 is far")]
-fn whole(number: u64) -> f64 {
+pub(super) fn whole(number: u64) -> f64 {
     number as f64
+}
+
+fn truth(truth: bool) -> f64 {
+    if truth { 1.0 } else { 0.0 }
 }
 
 /// A clock before 1970 is as wrong as 0.

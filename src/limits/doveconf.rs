@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -15,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Limit, Limits, Settings};
+use super::{Limit, LimitSource, Limits, Listener, Settings, clamped, config::size, defaults::Generation};
 use crate::service::{Program, Service};
 
 /// It takes 10 ms where all is well.
@@ -26,22 +27,34 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
 /// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
 /// in silence.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 14] = [
     "base_dir",
     "instance_name",
+    "listen",
     "log_path",
     "protocols",
     "default_process_limit",
     "default_client_limit",
+    "default_vsz_limit",
     "service_process_limit",
     "service_client_limit",
     "service_process_min_avail",
     "service_restart_request_count",
+    "service_vsz_limit",
     "service",
 ];
 
-/// What `doveconf` says of the configuration in `config`; the error is a sentence for the administrator.
-pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
+/// Why there are no limits, in a sentence for the administrator.
+#[derive(Debug)]
+pub enum Trouble {
+    /// There is no `doveconf`.
+    Absent(String),
+    /// It failed.
+    Failed(String),
+}
+
+/// What `doveconf` says of the configuration in `config`.
+pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
     // With -x variables are expanded as the master expands them, but files that values are taken from, the TLS
     // keys among them, must be readable; without it no more is needed than the configuration itself.
     let output = match run_twice(doveconf, &["-x"], config).await {
@@ -50,21 +63,35 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
     };
     match output {
         Ok((all, explicit)) => parse(&all, &explicit).ok_or_else(|| {
-            format!(
+            Trouble::Failed(format!(
                 "{} printed no services for {}: give --dovecot.doveconf the doveconf of Dovecot",
                 doveconf.display(),
                 config.display()
-            )
+            ))
         }),
-        Err(failure) => Err(in_words(doveconf, config, &failure)),
+        Err(failure) => {
+            let words = in_words(doveconf, config, &failure);
+            let absent = matches!(&failure, Failure::Start(error) if error.kind() == io::ErrorKind::NotFound);
+            Err(if absent { Trouble::Absent(words) } else { Trouble::Failed(words) })
+        }
     }
 }
 
-/// All settings, and those that the configuration sets.
+/// All settings, and those that the configuration sets, be it to what they are anyway.
 async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(String, String), Failure> {
-    let all = run(doveconf, options, config).await?;
-    let explicit = run(doveconf, &[options, &["-n"]].concat(), config).await?;
-    Ok((all, explicit))
+    let (all, said) = run(doveconf, options, config, &SETTINGS).await?;
+    let explicit = [options, &["-N"]].concat();
+    let mut errors = said.lines().filter(|line| line.contains(": Error: ")).peekable();
+    if errors.peek().is_some() {
+        // Asked for some settings, doveconf exits with 0 even if Dovecot would not start with them. Asked for all, it
+        // tells (src/config/doveconf.c). What it then says no more, it failed at: 2.4.1 does where a group has a
+        // listener, and leaves services out.
+        let (_, again) = run(doveconf, &explicit, config, &[]).await?;
+        if let Some(error) = errors.find(|error| !again.contains(error)) {
+            return Err(Failure::Exit(error.to_owned()));
+        }
+    }
+    Ok((all, run(doveconf, &explicit, config, &SETTINGS).await?.0))
 }
 
 #[derive(Debug)]
@@ -102,13 +129,19 @@ impl Drop for Group {
     }
 }
 
-/// Runs it with a pipe for its output: `doveconf` of 2.4 can fail when that is a file.
-async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String, Failure> {
+/// Runs it with a pipe for its output, which is returned with what it says of errors: `doveconf` of 2.4 can fail when
+/// the output is a file.
+async fn run(
+    doveconf: &Path,
+    options: &[&str],
+    config: &Path,
+    settings: &[&str],
+) -> Result<(String, String), Failure> {
     let mut child = Command::new(doveconf)
         .args(options)
         .arg("-c")
         .arg(config)
-        .args(SETTINGS)
+        .args(settings)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -125,7 +158,7 @@ async fn run(doveconf: &Path, options: &[&str], config: &Path) -> Result<String,
     };
     let done: Result<io::Result<(String, String, ExitStatus)>, _> = timeout(TIME, all).await;
     match done {
-        Ok(Ok((stdout, _, status))) if status.success() => Ok(stdout),
+        Ok(Ok((stdout, stderr, status))) if status.success() => Ok((stdout, stderr)),
         Ok(Ok((_, stderr, status))) => {
             // Warnings come first, the reason comes last.
             let reason = stderr.lines().rev().find(|line| !line.trim().is_empty());
@@ -153,6 +186,9 @@ async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> io::Result<String> 
 /// }
 /// service imap-login {
 ///   process_limit = 5
+///   inet_listener imap {
+///     port = 143
+///   }
 /// }
 /// ```
 /// 2.4 leaves out of a service's block what has Dovecot's general default.
@@ -161,12 +197,14 @@ struct Dump<'a> {
     globals: BTreeMap<&'a str, &'a str>,
     protocols: Vec<&'a str>,
     services: BTreeMap<&'a str, BTreeMap<&'a str, &'a str>>,
+    /// Each with the name of its service.
+    listeners: Vec<(&'a str, BTreeMap<&'a str, &'a str>)>,
 }
 
 impl<'a> Dump<'a> {
     fn of(text: &'a str) -> Self {
         let mut dump = Self::default();
-        let mut block = "";
+        let (mut block, mut listens) = ("", false);
         for line in text.lines() {
             let indent = line.len() - line.trim_start().len();
             match (indent, line.trim().split_once(" =")) {
@@ -186,6 +224,16 @@ impl<'a> Dump<'a> {
                     ("protocols", None) if value.trim() == "yes" => dump.protocols.push(key),
                     _ => {}
                 },
+                (2, None) => {
+                    let service = block.strip_prefix("service ");
+                    listens = service.is_some() && line.starts_with("  inet_listener ");
+                    let service = service.filter(|_| listens).map(unquoted);
+                    dump.listeners.extend(service.map(|service| (service, BTreeMap::new())));
+                }
+                (4, Some((key, value))) if listens => {
+                    let listener = dump.listeners.last_mut();
+                    listener.map(|(_, settings)| settings.insert(key, unquoted(value.trim())));
+                }
                 _ => {}
             }
         }
@@ -248,12 +296,73 @@ impl<'a> Settled<'a> {
         Settings {
             program: self.setting(service, "executable").map(Program::of_executable),
             process_limit: self.limit(service, "process_limit"),
-            // The master takes the smaller of the two (`service_create`, src/master/service.c).
-            client_limit: client_limit.zip(count).map(|(clients, count)| clients.min(count)),
+            client_limit: clamped(client_limit, count),
             process_min_avail: min_avail.and_then(|number| number.parse().ok()),
             restart_request_count: count,
+            vsz_limit: self.vsz_limit(service),
         }
     }
+
+    /// In 2.3, 0 means unlimited and 2^64 - 1 the default.
+    fn vsz_limit(&self, service: &str) -> Option<Limit<u64>> {
+        let bytes = |value| size(value, Generation::V24);
+        let own = self.setting(service, "vsz_limit").filter(|value| *value != "18446744073709551615 B");
+        let value = own.or_else(|| self.all.globals.get("default_vsz_limit").copied())?;
+        let limit = bytes(self.variable(value)?)?;
+        Some(if limit == Limit::Of(0) { Limit::Unlimited } else { limit })
+    }
+}
+
+impl Settled<'_> {
+    /// The TCP ports of the services that the master has.
+    fn listeners(&self) -> Vec<Listener> {
+        let listen = self.all.globals.get("listen").copied();
+        let listener = |(service, settings): &(&str, BTreeMap<&str, &str>)| {
+            let port = settings.get("port")?.parse().ok().filter(|port| *port > 0)?;
+            // Called address before 2.4. Without one the general setting holds.
+            let own = settings.get("listen").or_else(|| settings.get("address"));
+            let own = own.copied().filter(|own| !own.is_empty()).or(listen);
+            let addresses = own.and_then(addresses).unwrap_or_default();
+            self.all.enabled(self.all.services.get(service)?).then_some(())?;
+            Some(Listener { service: Service::parse(service)?, port, addresses })
+        };
+        self.all.listeners.iter().filter_map(listener).collect()
+    }
+
+    /// What the master demands of the `client_limit` of auth and anvil, and warns of if it is lower
+    /// (`master_settings_verify`, src/master/master-settings.c).
+    fn client_limits_required(&self) -> BTreeMap<Service, u32> {
+        // Of anvil, the master itself takes two.
+        let (mut auth, mut anvil) = (Some(0), Some(2_u32));
+        for (name, settings) in self.all.services.iter().filter(|(_, settings)| self.all.enabled(settings)) {
+            let processes = match self.limit(name, "process_limit") {
+                Some(Limit::Of(processes)) => Some(processes),
+                _ => None,
+            };
+            let add = |sum: Option<u32>| sum.zip(processes).and_then(|(sum, more)| sum.checked_add(more));
+            let login = settings.get("type").copied() == Some("login");
+            let lasting = self.settings(name).restart_request_count != Some(Limit::Of(1));
+            let protocol = settings.get("protocol").is_some_and(|protocol| !protocol.is_empty());
+            if protocol && (lasting || login) && *name != "imap-hibernate" {
+                auth = add(auth);
+            }
+            if login || *name == "auth" {
+                anvil = add(anvil);
+            }
+        }
+        let required = [("auth", auth), ("anvil", anvil)];
+        required.into_iter().filter_map(|(name, number)| Some((Service::parse(name)?, number?))).collect()
+    }
+}
+
+/// The addresses of a setting such as `*, ::`; nothing if one of them is the name of a host.
+fn addresses(setting: &str) -> Option<Vec<IpAddr>> {
+    let words = setting.split([',', ' ']).filter(|word| !word.is_empty());
+    let address = |word: &str| match word {
+        "*" => Some(Ipv4Addr::UNSPECIFIED.into()),
+        word => word.trim_start_matches('[').trim_end_matches(']').parse().ok(),
+    };
+    words.map(address).collect()
 }
 
 fn unquoted(value: &str) -> &str {
@@ -273,12 +382,13 @@ fn parse(all: &str, explicit: &str) -> Option<Limits> {
         services.filter_map(|(name, _)| Some((Service::parse(name)?, settled.settings(name)))).collect();
     (!services.is_empty()).then(|| Limits {
         services,
+        listeners: settled.listeners(),
+        client_limits_required: settled.client_limits_required(),
         base_dir: global("base_dir").map(Into::into),
         instance_name: global("instance_name").map(Into::into),
-        // `syslog`, and the terminals that a container's log comes from, are no files to follow.
-        log_path: global("log_path")
-            .filter(|path| path.starts_with('/') && !path.starts_with("/dev/"))
-            .map(Into::into),
+        log_path: global("log_path").and_then(super::log_file),
+        source: LimitSource::Doveconf,
+        unknown: None,
     })
 }
 

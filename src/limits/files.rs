@@ -70,7 +70,8 @@ fn includes(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let rest = line.trim_start().strip_prefix("!include")?;
         let rest = rest.strip_prefix("_try").unwrap_or(rest);
-        rest.starts_with([' ', '\t']).then(|| rest.trim())
+        let pattern = rest.split('#').next().unwrap_or_default();
+        rest.starts_with([' ', '\t']).then(|| pattern.trim())
     })
 }
 
@@ -97,7 +98,7 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(path(name), text).unwrap();
         let changes: [(&str, &dyn Fn()); 6] = [
             ("written", &|| write("dovecot.conf", "!include conf.d/*.conf\n!include_try local.conf")),
-            ("included by pattern", &|| write("conf.d/10-master.conf", "!include ../deep/extra.conf")),
+            ("included by pattern", &|| write("conf.d/10-master.conf", "!include ../deep/extra.conf # deep")),
             ("new for the pattern", &|| write("conf.d/90-new.conf", "")),
             ("removed", &|| fs::remove_file(path("conf.d/90-new.conf")).unwrap()),
             ("tried and missing before", &|| write("local.conf", "")),

@@ -1,4 +1,4 @@
-//! The log: bytes to lines to events, from files, standard input and the journal, on one thread.
+//! The log: bytes to lines to events, from files, standard input, the journal and the master, on one thread.
 
 pub mod bell;
 pub mod copies;
@@ -13,6 +13,7 @@ pub mod lines;
 pub mod needles;
 pub mod place;
 pub mod reader;
+pub mod ring;
 pub mod siblings;
 pub mod state;
 pub mod stream;

@@ -17,6 +17,7 @@ use super::{
     hint::Hint,
     journal::Journal,
     needles::Needles,
+    ring::{self, Ring},
     state::LogState,
     stream::Stream,
 };
@@ -35,6 +36,8 @@ pub struct Sources {
     pub stdin: bool,
     /// The identifier of entries in the systemd journal.
     pub journal: Option<String>,
+    /// The socket of the master whose errors to follow.
+    pub master: Option<PathBuf>,
 }
 
 /// What a restart needs to know of the sources.
@@ -45,6 +48,9 @@ pub struct Kept {
     pub files: KeptFiles,
     /// The newest entry of the journal.
     pub cursor: Option<String>,
+    /// The newest error of the master.
+    #[serde(default)]
+    pub ring: Option<ring::Place>,
 }
 
 /// Reads them all.
@@ -53,6 +59,7 @@ pub struct LogReader {
     files: Files,
     stream: Option<Stream>,
     journal: Option<Journal>,
+    ring: Option<Ring>,
     needles: Needles,
     hint: Hint,
     copies: Option<Copies>,
@@ -73,11 +80,13 @@ impl LogReader {
         let files = Files::new(&sources.files, since, kept.files);
         let stream = sources.stdin.then(Stream::new).transpose()?;
         let journal = sources.journal.as_ref().map(|identifier| Journal::new(identifier, kept.cursor));
+        let ring = sources.master.clone().map(|socket| Ring::new(socket, kept.ring));
         let (needles, hint, copies) = (Needles::new(&NEEDLES), Hint::new(bell.clone())?, Copies::new());
         Ok(Self {
             files,
             stream,
             journal,
+            ring,
             needles,
             hint,
             copies,
@@ -101,8 +110,10 @@ impl LogReader {
         any |= self.journal.as_mut().is_some_and(|journal| journal.pass(now, on_found));
         if any {
             self.read = Some(now);
-            self.changed = true;
         }
+        // Of these no more will come at once.
+        any |= self.ring.as_mut().is_some_and(|ring| ring.pass(look, now, on_found));
+        self.changed |= any;
     }
 
     /// Whether all is read that was there when it began, or nearly: a file may never stop growing.
@@ -155,18 +166,22 @@ impl LogReader {
     /// What [`Self::new`] needs.
     pub fn kept(&self) -> Kept {
         let cursor = self.journal.as_ref().and_then(Journal::cursor).map(ToOwned::to_owned);
-        Kept { files: self.files.kept(), cursor }
+        let ring = self.ring.as_ref().and_then(Ring::place).cloned();
+        Kept { files: self.files.kept(), cursor, ring }
     }
 
-    /// What is known of each source: files, standard input, the journal.
+    /// What is known of each source: files, standard input, the journal, the master.
     pub fn states(&self) -> impl Iterator<Item = &LogState> {
         let stream = self.stream.iter().map(|stream| &stream.state);
-        self.files.states().chain(stream).chain(self.journal.iter().map(|journal| &journal.state))
+        let rest = self.journal.iter().map(|journal| &journal.state);
+        self.files.states().chain(stream).chain(rest).chain(self.ring.iter().map(|ring| &ring.state))
     }
 
     /// The same, to be put back to what an earlier run of the program counted.
     pub fn states_mut(&mut self) -> impl Iterator<Item = &mut LogState> {
         let stream = self.stream.iter_mut().map(|stream| &mut stream.state);
-        self.files.states_mut().chain(stream).chain(self.journal.iter_mut().map(|journal| &mut journal.state))
+        let rest = self.journal.iter_mut().map(|journal| &mut journal.state);
+        let ring = self.ring.iter_mut().map(|ring| &mut ring.state);
+        self.files.states_mut().chain(stream).chain(rest).chain(ring)
     }
 }

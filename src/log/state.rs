@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What is known of one source of log lines. Numbers of a pattern are those of all its files together.
 #[derive(Clone, Debug)]
 pub struct LogState {
-    /// As it was given: a file, a pattern, `-`; or `journal:` and an identifier.
+    /// As it was given: a file, a pattern, `-`; or `journal:` and an identifier; or `master:` and a socket.
     pub log: Arc<str>,
     /// Whether it is the systemd journal.
     pub is_journal: bool,
@@ -37,7 +37,7 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogCounts {
-    /// Newlines, or entries of the journal, read.
+    /// Newlines, or entries of the journal or of the master, read.
     pub lines: u64,
     /// Bytes read.
     pub bytes: u64,

@@ -1,4 +1,12 @@
 //! Processes: Dovecot's, and the exporter's own.
 
+pub mod cgroup;
 pub mod own;
+mod process;
+pub mod sampler;
 pub mod scan;
+mod walk;
+
+#[cfg(test)]
+#[path = "../../tests/support/proc.rs"]
+mod made_up;

@@ -6,25 +6,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::CStr,
     fmt, io,
-    mem::MaybeUninit,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use procfs::{ProcError, process::Process};
 use rustix::{
-    fd::{AsFd, OwnedFd},
-    fs::{CWD, Mode, OFlags, RawDir, openat},
-    io::{Errno, pread},
+    fd::OwnedFd,
+    fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, openat},
+    io::Errno,
     time::{ClockId, clock_gettime},
 };
 
+use super::{
+    process::{children, stat},
+    walk::{Is, Walk},
+};
 use crate::service::Program;
 
-/// Enough of a command line for `INSTANCE/PROGRAM` and the first word of its title.
-const COMMAND_BYTES: usize = 512;
+/// How long a process is not read again that has been read. What it could have become by exec meanwhile, without
+/// being noticed by its children, is the service of another name.
+const MEMORY: Duration = Duration::from_secs(60);
+/// Reading a master's list of children costs, per child, this part of what it costs to read the parent of a process.
+const LISTED_COST: usize = 50;
 
 /// What one pass saw.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +37,8 @@ pub struct Census {
     pub master: Option<Master>,
     /// Processes by program.
     pub programs: BTreeMap<Program, u64>,
+    /// Resident memory by program, in bytes, of each process as it was at most a minute ago.
+    pub resident: BTreeMap<Program, u64>,
     /// What tells one configuration of the running master from the next: the newest `log` process under it, as
     /// (start time in ticks since boot, pid). The master starts one whenever it has read its configuration
     /// (measured on 2.3 and 2.4), reload or restart.
@@ -55,6 +61,8 @@ pub struct Master {
     pub instances: BTreeSet<String>,
     /// Whether root owns it. A user may run something that looks like a second Dovecot.
     root: bool,
+    /// Whether it waits for an event.
+    asleep: bool,
 }
 
 /// What is known of the instance to watch, from its configuration.
@@ -106,179 +114,103 @@ impl fmt::Display for Blind {
     }
 }
 
-/// Counts the processes under the wanted master in `procfs`.
-pub fn scan(procfs: &Path, wanted: &Wanted) -> Result<Census, Blind> {
-    let unreadable = |error: Errno| Blind::Unreadable(procfs.to_owned(), error.into());
-    let directory = openat(CWD, procfs, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(unreadable)?;
-    let walk = walk(&directory).map_err(unreadable)?;
-    if walk.seen == 0 {
-        return Err(Blind::Unreadable(procfs.to_owned(), io::Error::other("there are no processes in it")));
-    }
-    let hidden = walk.denied || !walk.init;
-    let mut malformed = 0;
-    let masters = masters(procfs, &walk, &mut malformed);
-    if hidden || masters.is_empty() && only_kin(procfs, walk.seen) {
-        return Err(Blind::Hidden(procfs.to_owned()));
-    }
-    let families = families(procfs, masters, &walk, &mut malformed);
-    let Some(family) = choose(families, wanted)? else {
-        return Ok(Census { malformed, ..Census::default() });
-    };
-    let mut programs: BTreeMap<usize, u64> = BTreeMap::new();
-    for service in &family.services {
-        *programs.entry(service.kind).or_default() += 1;
-    }
-    let logs = family.services.iter().filter(|service| walk.kinds[service.kind].program.as_str() == "log");
-    let generation = logs.filter_map(|log| Some((stat(procfs, log.pid).ok()??.start, log.pid))).max();
-    let name = |(kind, count): (usize, u64)| (walk.kinds[kind].program.clone(), count);
-    let programs = programs.into_iter().map(name).collect();
-    let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
-    Ok(Census { master: Some(family.master), programs, generation, generation_age, malformed })
-}
-
-/// A process whose command line is that of a service.
-#[derive(Clone, Copy, Debug)]
-struct ServiceProcess {
-    pid: i32,
-    /// Its place in [`Walk::kinds`].
-    kind: usize,
-}
-
-/// What a command line can say of a service: there are few, and thousands of processes.
-#[derive(Debug, Eq, PartialEq)]
-struct ServiceKind {
-    instance: String,
-    program: Program,
-}
-
-/// What the command lines say.
+/// Counts the processes under a master, again and again.
 #[derive(Debug, Default)]
-struct Walk {
-    kinds: Vec<ServiceKind>,
-    services: Vec<ServiceProcess>,
-    /// Masters, and their children that have not yet called exec.
-    dovecots: Vec<i32>,
-    /// Processes, of whatever kind.
-    seen: usize,
-    /// Process 1 is among them.
-    init: bool,
-    /// Some command line may not be read, as with `hidepid=1`.
-    denied: bool,
+pub struct Scanner {
+    walk: Walk,
+    /// Pid and start of the masters that there were.
+    masters: Vec<(i32, u64)>,
+    /// When `walk` began to remember.
+    since: Option<Instant>,
 }
 
-impl Walk {
-    fn kind(&mut self, instance: &str, program: &str, worker: bool) -> usize {
-        let same = |kind: &ServiceKind| kind.program.is(program, worker) && kind.instance == instance;
-        self.kinds.iter().position(same).unwrap_or_else(|| {
-            self.kinds
-                .push(ServiceKind { instance: instance.to_owned(), program: Program::new(program, worker) });
-            self.kinds.len() - 1
-        })
-    }
+/// All masters, and what else is to be said of one scan.
+struct Sight {
+    families: Vec<Family>,
+    malformed: u64,
+    /// A service's process has a parent that is not known as a master.
+    stray: bool,
 }
 
-fn walk(directory: &OwnedFd) -> Result<Walk, Errno> {
-    let mut walk = Walk::default();
-    let mut entries = [MaybeUninit::uninit(); 16 * 1024];
-    let mut entries = RawDir::new(directory.as_fd(), &mut entries);
-    let mut command = [0; COMMAND_BYTES];
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        let Some(pid) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) else { continue };
-        walk.seen += 1;
-        walk.init |= pid == 1;
-        match read_command(directory, name, &mut command) {
-            Ok(length) => match parse_command(&command[..length]) {
-                Command::Service { instance, program, worker } => {
-                    let kind = walk.kind(instance, program, worker);
-                    walk.services.push(ServiceProcess { pid, kind });
-                }
-                Command::Dovecot => walk.dovecots.push(pid),
-                Command::Other => {}
-            },
-            Err(Errno::ACCESS | Errno::PERM) => walk.denied = true,
-            // It ended meanwhile.
-            Err(_) => {}
+impl Scanner {
+    /// Counts the processes under the wanted master in `procfs`, now.
+    pub fn scan(&mut self, procfs: &Path, wanted: &Wanted) -> Result<Census, Blind> {
+        let unreadable = |error: Errno| Blind::Unreadable(procfs.to_owned(), error.into());
+        let directory =
+            openat(CWD, procfs, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(unreadable)?;
+        // In a directory of any other file system the inode numbers say nothing.
+        let real = fstatfs(&directory).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC);
+        if !real || self.since.is_none_or(|since| since.elapsed() >= MEMORY) {
+            self.forget();
         }
-    }
-    Ok(walk)
-}
-
-/// Reads the start of `PID/cmdline`: one system call less per process than std, and no allocation.
-fn read_command(directory: &OwnedFd, pid: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
-    const FILE: &[u8] = b"/cmdline\0";
-    let mut path = [0; 32];
-    let path = path.get_mut(..pid.len() + FILE.len()).ok_or(Errno::NOENT)?;
-    path[..pid.len()].copy_from_slice(pid);
-    path[pid.len()..].copy_from_slice(FILE);
-    let path = CStr::from_bytes_with_nul(path).map_err(|_| Errno::INVAL)?;
-    let file = openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    // Not read, which in a program with threads takes a lock for the position in the file.
-    pread(&file, buffer, 0)
-}
-
-/// What a command line says that a process is.
-#[derive(Debug, Eq, PartialEq)]
-enum Command<'a> {
-    Service { instance: &'a str, program: &'a str, worker: bool },
-    Dovecot,
-    Other,
-}
-
-/// `process_exec` (src/master/main.c) makes `argv[0]` of a service `INSTANCE/PROGRAM`, where INSTANCE begins with
-/// `dovecot`; `verbose_proctitle` appends a space and a title, which may hold a client's text. A zombie and a
-/// process that is just exiting have an empty command line.
-fn parse_command(command: &[u8]) -> Command<'_> {
-    let end = command.iter().position(|byte| *byte == 0).unwrap_or(command.len());
-    let (first, rest) = command.split_at(end);
-    if first.starts_with(b"dovecot") {
-        if let Some(slash) = first.iter().position(|byte| *byte == b'/') {
-            let (instance, name) = (&first[..slash], &first[slash + 1..]);
-            let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-".contains(byte);
-            // 2.2 fills what a shorter title leaves with bytes of 0xab.
-            let length = name.iter().position(|byte| !valid(byte)).unwrap_or(name.len());
-            let (name, title) = name.split_at(length);
-            if !name.is_empty() && !title.starts_with(b"/") {
-                let text = |bytes| std::str::from_utf8(bytes).ok();
-                return match (text(instance), text(name)) {
-                    (Some(instance), Some(program)) => {
-                        let worker = program == "auth"
-                            && (rest.starts_with(b"\0-w\0") || title.starts_with(b" worker: "));
-                        Command::Service { instance, program, worker }
-                    }
-                    _ => Command::Other,
-                };
-            }
+        let remembers = self.since.is_some();
+        let mut sight = self.look(procfs, &directory)?;
+        // It may have become a master by exec, as from the shell that a container begins with.
+        if sight.stray && remembers {
+            self.forget();
+            sight = self.look(procfs, &directory)?;
         }
+        if sight.stray {
+            self.since = None;
+        } else {
+            self.since.get_or_insert_with(Instant::now);
+        }
+        let Some(family) = choose(sight.families, wanted)? else {
+            return Ok(Census { malformed: sight.malformed, ..Census::default() });
+        };
+        Ok(self.census(procfs, family, sight.malformed))
     }
-    if first.rsplit(|byte| *byte == b'/').next() == Some(b"dovecot") {
-        Command::Dovecot
-    } else {
-        Command::Other
+
+    fn forget(&mut self) {
+        (self.walk, self.since) = (Walk::default(), None);
     }
-}
 
-/// What is read of `PID/stat`.
-#[derive(Clone, Copy, Debug)]
-struct Stat {
-    parent: i32,
-    start: u64,
-    root: bool,
-}
+    fn look(&mut self, procfs: &Path, directory: &OwnedFd) -> Result<Sight, Blind> {
+        let unreadable = |error: io::Error| Blind::Unreadable(procfs.to_owned(), error);
+        let walk = &mut self.walk;
+        walk.again(procfs, directory).map_err(|error| unreadable(error.into()))?;
+        if walk.processes.is_empty() {
+            return Err(unreadable(io::Error::other("there are no processes in it")));
+        }
+        let hidden = walk.denied || !walk.init;
+        let mut malformed = 0;
+        let masters = masters(procfs, walk, &mut malformed);
+        if hidden || masters.is_empty() && only_kin(procfs, walk.processes.len()) {
+            return Err(Blind::Hidden(procfs.to_owned()));
+        }
+        // A child's end wakes the master, which waits for all that have ended before it sleeps.
+        if !masters.iter().all(|master| master.asleep) {
+            walk.bury(directory);
+        }
+        walk.weigh(directory);
+        let now = masters.iter().map(|master| (master.pid, master.start)).collect();
+        let before = std::mem::replace(&mut self.masters, now);
+        let lasting: Vec<i32> =
+            before.iter().filter(|master| self.masters.contains(master)).map(|(pid, _)| *pid).collect();
+        let mut sight = Sight { families: Vec::new(), malformed, stray: false };
+        sight.families = families(procfs, masters, walk, &lasting, &mut sight);
+        Ok(sight)
+    }
 
-/// Reads one process; nothing if it ended meanwhile.
-fn stat(procfs: &Path, pid: i32) -> Result<Option<Stat>, ProcError> {
-    let read = || {
-        let process = Process::new_with_root(procfs.join(pid.to_string()))?;
-        let stat = process.stat()?;
-        Ok(Stat { parent: stat.ppid, start: stat.starttime, root: process.uid()? == 0 })
-    };
-    match read() {
-        Ok(stat) => Ok(Some(stat)),
-        Err(ProcError::NotFound(_)) => Ok(None),
-        Err(error) => Err(error),
+    fn census(&self, procfs: &Path, family: Family, malformed: u64) -> Census {
+        let kinds = &self.walk.kinds;
+        let mut sums = vec![(0, 0); kinds.len()];
+        for (_, kind, pages) in &family.services {
+            let sum = &mut sums[*kind as usize];
+            sum.0 += 1;
+            sum.1 += u64::from(*pages) * procfs::page_size();
+        }
+        let logs =
+            family.services.iter().filter(|(_, kind, _)| kinds[*kind as usize].program.as_str() == "log");
+        let generation = logs.filter_map(|(pid, ..)| Some((stat(procfs, *pid).ok()??.start, *pid))).max();
+        let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
+        let (mut programs, mut resident) = (BTreeMap::new(), BTreeMap::new());
+        for (kind, (count, bytes)) in kinds.iter().zip(sums).filter(|(_, (count, _))| *count > 0) {
+            *programs.entry(kind.program.clone()).or_default() += count;
+            *resident.entry(kind.program.clone()).or_default() += bytes;
+        }
+        Census { master: Some(family.master), programs, resident, generation, generation_age, malformed }
     }
 }
 
@@ -293,14 +225,17 @@ fn age(start: u64) -> Duration {
 /// The masters: what is called `dovecot` and is no child of another that is.
 fn masters(procfs: &Path, walk: &Walk, malformed: &mut u64) -> Vec<Master> {
     let mut masters = Vec::new();
-    for pid in &walk.dovecots {
+    let dovecots = walk.processes.iter().filter(|process| process.is == Is::Dovecot);
+    let dovecots: Vec<i32> = dovecots.map(|process| process.pid).collect();
+    for pid in &dovecots {
         match stat(procfs, *pid) {
-            Ok(Some(found)) if !walk.dovecots.contains(&found.parent) => {
+            Ok(Some(found)) if !dovecots.contains(&found.parent) => {
                 masters.push(Master {
                     pid: *pid,
                     start: found.start,
                     instances: BTreeSet::new(),
                     root: found.root,
+                    asleep: found.asleep,
                 });
             }
             Ok(_) => {}
@@ -321,41 +256,56 @@ fn only_kin(procfs: &Path, seen: usize) -> bool {
     own == 1 || seen <= std::iter::successors(Some(own), parent).count()
 }
 
-/// A master and the service processes whose parent it is.
+/// A master, and pid, kind and pages of the service processes whose parent it is.
 struct Family {
     master: Master,
-    services: Vec<ServiceProcess>,
+    services: Vec<(i32, u32, u32)>,
 }
 
-fn families(procfs: &Path, masters: Vec<Master>, walk: &Walk, malformed: &mut u64) -> Vec<Family> {
+/// Finds the parent of every service process. A process gets another parent only when its parent ends, so those with
+/// a master that is `lasting` are not asked again.
+fn families(
+    procfs: &Path,
+    masters: Vec<Master>,
+    walk: &mut Walk,
+    lasting: &[i32],
+    sight: &mut Sight,
+) -> Vec<Family> {
     let family = |master| Family { master, services: Vec::new() };
     let mut families: Vec<Family> = masters.into_iter().map(family).collect();
-    let children: Vec<Vec<i32>> = families.iter().map(|family| children(procfs, family.master.pid)).collect();
-    for service in &walk.services {
-        let listed = children.iter().position(|children| children.binary_search(&service.pid).is_ok());
-        let index = listed.or_else(|| {
-            let found = stat(procfs, service.pid).inspect_err(|_| *malformed += 1).ok()??;
-            families.iter().position(|family| family.master.pid == found.parent)
-        });
-        if let Some(family) = index.map(|index| &mut families[index]) {
-            let instance = &walk.kinds[service.kind].instance;
-            if !family.master.instances.contains(instance) {
-                family.master.instances.insert(instance.clone());
+    let known = |process: &Is| match process {
+        Is::Service { parent, .. } => Some(parent.is_some_and(|parent| lasting.contains(&parent))),
+        _ => None,
+    };
+    let services: Vec<bool> = walk.processes.iter().filter_map(|process| known(&process.is)).collect();
+    let unknown = services.iter().filter(|known| !**known).count();
+    let list = unknown * LISTED_COST > services.len();
+    let children = |family: &Family| {
+        if list { children(procfs, family.master.pid).unwrap_or_default() } else { Vec::new() }
+    };
+    let children: Vec<Vec<i32>> = families.iter().map(children).collect();
+    for process in &mut walk.processes {
+        let (pid, pages) = (process.pid, process.pages);
+        let Is::Service { kind, parent } = &mut process.is else { continue };
+        *parent = parent.filter(|parent| lasting.contains(parent)).or_else(|| {
+            let listed = children.iter().position(|children| children.binary_search(&pid).is_ok());
+            if let Some(listed) = listed {
+                return Some(families[listed].master.pid);
             }
-            family.services.push(*service);
+            stat(procfs, pid).inspect_err(|_| sight.malformed += 1).ok()?.map(|found| found.parent)
+        });
+        let Some(parent) = *parent else { continue };
+        let Some(family) = families.iter_mut().find(|family| family.master.pid == parent) else {
+            sight.stray = true;
+            continue;
+        };
+        let instance = &walk.kinds[*kind as usize].instance;
+        if !family.master.instances.contains(instance) {
+            family.master.instances.insert(instance.clone());
         }
+        family.services.push((pid, *kind, pages));
     }
     families
-}
-
-/// The children that the kernel lists, sorted. None of them is wrong, but some may be missing.
-fn children(procfs: &Path, pid: i32) -> Vec<i32> {
-    let path = procfs.join(format!("{pid}/task/{pid}/children"));
-    let list = std::fs::read_to_string(path).unwrap_or_default();
-    let mut children: Vec<i32> =
-        list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect();
-    children.sort_unstable();
-    children
 }
 
 /// The family of the instance that is wanted; none if it does not run.

@@ -143,8 +143,9 @@ fn write_source(html: &mut String, source: &str, trouble: Option<&str>, detail: 
 fn detail(reading: &Reading, source: &str) -> String {
     match source {
         "procfs" => format!("read in {:.1} ms", reading.duration.as_secs_f64() * 1000.0),
+        "master" => "the master answered".to_owned(),
         "state" => "kept for the next start".to_owned(),
-        _ => "doveconf was read".to_owned(),
+        _ => "the configuration was read".to_owned(),
     }
 }
 

@@ -624,7 +624,9 @@ class Exporter(Server):
         """One that runs as nobody where `dovecot` runs, in the chroot of 2.4 as well."""
         program = dovecot.lab / "exporter"  # where nobody may pass through
         shutil.copy(exporter_path(), program)
-        exporter = cls(dovecot, "--dovecot.doveconf=/usr/bin/doveconf", *arguments)
+        if not any(argument.startswith("--dovecot.doveconf=") for argument in arguments):
+            arguments = ("--dovecot.doveconf=/usr/bin/doveconf", *arguments)
+        exporter = cls(dovecot, *arguments)
         exporter.command[0] = str(program)
         exporter.command[:0] = [*dovecot.enter_root, *as_nobody()]
         return exporter

@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) {
         let logs = self.files.states().map(|state| (state.log.to_string(), state.counts)).collect();
-        let kept = Kept { files: self.files.kept(), cursor: None };
+        let kept = Kept { files: self.files.kept(), ..Kept::default() };
         let json = Checkpoint::new(self.counted.tally.clone(), logs, kept).to_json();
         self.saved = Some((json, self.counted.numbers.clone(), self.ideal.clone()));
     }

@@ -1,20 +1,25 @@
 //! A directory that looks like `/proc`: what the exporter reads of it, and nothing else.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tempfile::TempDir;
 
-/// The directory; it is removed with this value. Begins with process 1.
-pub struct Proc(TempDir);
+/// The directory, in one of its own that is removed with this value. Begins with process 1.
+pub struct Proc(TempDir, PathBuf);
 
 impl Proc {
     pub fn new() -> Self {
-        let proc = Self(tempfile::tempdir().expect("a folder"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("proc");
+        let proc = Self(folder, path);
         proc.process(1, 0, "S", "systemd", b"/sbin/init\0");
         proc
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        &self.1
     }
 
     /// A process in the given state, with the bytes of its command line. Adds it to its parent's children.
@@ -41,6 +46,17 @@ impl Proc {
         fs::write(folder.join(format!("task/{pid}/children")), "").expect("a file");
         fs::write(folder.join("stat"), stat).expect("a file");
         fs::write(folder.join("cmdline"), cmdline).expect("a file");
+        fs::write(folder.join("statm"), "2000 500 300 10 0 150 0\n").expect("a file");
+        self
+    }
+
+    /// A control group of version 2, and process `pid` in it.
+    pub fn group(&self, pid: u32, path: &str, current: &str, max: &str) -> &Self {
+        let group = self.0.path().join("sys/fs/cgroup").join(path);
+        fs::create_dir_all(&group).expect("a folder");
+        fs::write(group.join("pids.current"), current).expect("a file");
+        fs::write(group.join("pids.max"), max).expect("a file");
+        fs::write(self.path().join(format!("{pid}/cgroup")), format!("0::/{path}\n")).expect("a file");
         self
     }
 

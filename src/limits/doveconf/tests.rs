@@ -44,12 +44,14 @@ fn other_settings() {
     assert_eq!(limits.base_dir.as_deref(), Some(Path::new("/srv/lab/run")));
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
+    assert_eq!(of(&limits, "auth").vsz_limit, Some(Limit::Of(256 << 20)));
     assert_eq!(of(&limits, "doveadm").program, Some(Program::of_executable("doveadm-server")));
     assert_eq!(of(&limits, "auth-worker").program.as_ref().map(Program::as_str), Some("auth -w"));
     let limits = fixture("2.4");
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
     assert_eq!(of(&limits, "imap").restart_request_count, Some(Limit::Of(1)));
+    assert_eq!(of(&limits, "imap").vsz_limit, Some(Limit::Of(256 << 20)));
 }
 
 #[test]
@@ -87,7 +89,10 @@ fn fail(script: &str) -> String {
     std::fs::write(&doveconf, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&doveconf, PermissionsExt::from_mode(0o755)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))).expect_err("it fails")
+    match runtime.block_on(read(&doveconf, Path::new("/etc/dovecot/x.conf"))) {
+        Err(Trouble::Failed(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -100,10 +105,79 @@ fn failures_are_sentences() {
     let empty = fail("exit 0");
     assert!(empty.contains("--dovecot.doveconf"), "{empty}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let missing =
-        runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x"))).expect_err("it fails");
+    let missing = runtime.block_on(read(Path::new("/nowhere/doveconf"), Path::new("x")));
+    let Err(Trouble::Absent(missing)) = missing else { panic!("{missing:?}") };
     assert!(
         missing.starts_with("/nowhere/doveconf cannot be run") && missing.contains("--dovecot.process-limit"),
         "{missing}"
     );
+}
+
+#[test]
+fn listeners_of_enabled_services() {
+    let shown = |text: &str| -> Vec<String> {
+        let limits = parse(text, "").expect("services");
+        let line = |listener: &Listener| {
+            let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
+            format!("{} {} {}", listener.service, listener.port, addresses.join(" "))
+        };
+        limits.listeners.iter().map(line).collect()
+    };
+    let text = "\
+listen = *, ::
+protocols = imap
+service imap-login {
+  protocol = imap
+  unix_listener x {
+    port = 7
+  }
+  inet_listener imap {
+    address =
+    port = 143
+  }
+  inet_listener imaps {
+    port = 993
+    address = 10.0.0.1 [::1]
+  }
+  inet_listener off {
+    port = 0
+  }
+  inet_listener named {
+    listen = mail.example.org
+    port = 1143
+  }
+}
+service pop3-login {
+  protocol = pop3
+  inet_listener pop3 {
+    port = 110
+  }
+}
+";
+    let expected =
+        ["imap-login 143 0.0.0.0 ::", "imap-login 993 10.0.0.1 ::1", "imap-login 1143 "].map(String::from);
+    assert_eq!(shown(text), expected);
+}
+
+/// As Dovecot's own warnings have it: see the tests against real ones.
+#[test]
+fn the_client_limits_that_auth_and_anvil_need() {
+    let required = |text: &str| {
+        let limits = parse(text, "").expect("services");
+        let of = |name: &str| limits.client_limits_required.get(&Service::parse(name).unwrap()).copied();
+        (of("auth"), of("anvil"))
+    };
+    let text = |process_limit: &str| {
+        format!(
+            "protocols = imap\ndefault_process_limit = 100\n\
+             service auth {{\n  process_limit = 1\n  service_count = 0\n}}\n\
+             service imap-login {{\n  process_limit = {process_limit}\n  protocol = imap\n  service_count = 1\n  type = login\n}}\n\
+             service pop3-login {{\n  process_limit = 5000\n  protocol = pop3\n  service_count = 1\n  type = login\n}}\n\
+             service imap {{\n  process_limit = 1024\n  protocol = imap\n  service_count = 1\n}}\n\
+             service lmtp {{\n  process_limit = 0\n  protocol = imap\n  service_count = 0\n}}\n\
+             service imap-hibernate {{\n  process_limit = 7\n  protocol = imap\n  service_count = 0\n}}\n"
+        )
+    };
+    assert_eq!(required(&text("2000")), (Some(2100), Some(2003)));
+    assert_eq!(required(&text("unlimited")), (None, None));
 }

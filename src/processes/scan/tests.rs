@@ -1,48 +1,14 @@
 use super::*;
 use std::fs;
 
-#[path = "../../../tests/support/proc.rs"]
-mod support;
-use support::Proc;
+use crate::processes::made_up::Proc;
 
 fn counts(census: &Census) -> Vec<(&str, u64)> {
     census.programs.iter().map(|(program, count)| (program.as_str(), *count)).collect()
 }
 
 fn census(proc: &Proc) -> Census {
-    scan(proc.path(), &Wanted::default()).expect("it can be seen")
-}
-
-#[test]
-fn command_lines() {
-    let service = |program, worker| Command::Service { instance: "dovecot", program, worker };
-    let cases: [(&[u8], Command); 22] = [
-        (b"dovecot/imap-login\0", service("imap-login", false)),
-        (b"dovecot/imap-login \0", service("imap-login", false)),
-        (b"dovecot/imap-login [127.0.0.1 pre-login]\0", service("imap-login", false)),
-        (b"dovecot/imap-login [0 pre-login + 10 TLS proxies]\0", service("imap-login", false)),
-        (b"dovecot/imap [dovecot/auth x/y IDLE]\0", service("imap", false)),
-        (b"dovecot/imap-login\xab\xab\xab", service("imap-login", false)),
-        (b"dovecot/imap-login\0-D\0", service("imap-login", false)),
-        (b"dovecot/auth\0", service("auth", false)),
-        (b"dovecot/auth\0-w\0", service("auth", true)),
-        (b"dovecot/auth worker: idling\0", service("auth", true)),
-        (b"dovecot/auth [0 wait, 0 passdb, 0 userdb]\0", service("auth", false)),
-        (b"dovecot/config\0-w\0", service("config", false)),
-        (b"dovecot-foo/lmtp\0", Command::Service { instance: "dovecot-foo", program: "lmtp", worker: false }),
-        (b"/usr/sbin/dovecot\0-F\0", Command::Dovecot),
-        (b"dovecot\0-c\0x\0", Command::Dovecot),
-        (b"dovecot-2.4/sbin/dovecot\0-F\0", Command::Dovecot),
-        (b"", Command::Other),
-        (b"\0", Command::Other),
-        (b"dovecot/\0", Command::Other),
-        (b"dovecot/ x\0", Command::Other),
-        (b"/usr/lib/dovecot/imap-login\0", Command::Other),
-        (b"xdovecot/imap-login\0", Command::Other),
-    ];
-    for (line, expected) in cases {
-        assert_eq!(parse_command(line), expected, "{}", String::from_utf8_lossy(line));
-    }
+    Scanner::default().scan(proc.path(), &Wanted::default()).expect("it can be seen")
 }
 
 #[test]
@@ -113,7 +79,8 @@ fn of_several_instances_the_wanted_one() {
     proc.master(200, "dovecot-two").process(202, 200, "S", "lmtp", b"dovecot-two/lmtp\0");
     let chosen = |pid, name: Option<&str>| {
         let wanted = Wanted { pid, instance_name: name.map(Into::into) };
-        scan(proc.path(), &wanted)
+        Scanner::default()
+            .scan(proc.path(), &wanted)
             .map(|census| census.master.map(|master| master.pid))
             .map_err(|blind| blind.to_string())
     };
@@ -148,7 +115,7 @@ fn a_master_that_has_just_started_is_one() {
 #[test]
 fn a_proc_that_hides_processes_is_no_empty_one() {
     let hidden = |proc: &Proc| {
-        let blind = scan(proc.path(), &Wanted::default()).expect_err("hidden");
+        let blind = Scanner::default().scan(proc.path(), &Wanted::default()).expect_err("hidden");
         assert!(matches!(blind, Blind::Hidden(_)), "{blind}");
     };
     // Process 1 is not shown, as with hidepid=2.
@@ -170,7 +137,7 @@ fn a_proc_that_hides_processes_is_no_empty_one() {
     // What is no proc file system hides nothing.
     let empty = tempfile::tempdir().unwrap();
     for path in [empty.path(), &empty.path().join("x")] {
-        let wrong = scan(path, &Wanted::default()).expect_err("wrong").to_string();
+        let wrong = Scanner::default().scan(path, &Wanted::default()).expect_err("wrong").to_string();
         assert!(wrong.contains("--path.procfs"), "{wrong}");
     }
 }

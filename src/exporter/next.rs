@@ -1,0 +1,82 @@
+//! What bites next, once `process_limit` is high enough: the queues in the kernel, the tables of auth and anvil, memory,
+//! and the tasks of the control group.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+
+use super::reading::{self, KnownLimits, ServiceReading, whole};
+use crate::{
+    limits::Listener,
+    listeners::Listeners,
+    metrics::{self, Page},
+    processes::{
+        cgroup::{self, Tasks},
+        scan::Census,
+    },
+    service::Service,
+    tally::Tally,
+};
+
+/// The use of other things than processes, beside what there is of them.
+#[derive(Clone, Debug, Default)]
+pub struct Next {
+    queues: BTreeMap<(Service, u16), u64>,
+    client_limits_required: BTreeMap<Service, u32>,
+    resident: BTreeMap<Service, u64>,
+    tasks: Option<Tasks>,
+}
+
+impl Next {
+    /// Reads what `/proc` tells of the master's surroundings, for the services that are shown.
+    pub fn read(
+        procfs: &Path,
+        census: &Result<Census, String>,
+        known: &KnownLimits,
+        services: &[ServiceReading],
+        tally: &mut Tally,
+        listeners: &mut Listeners,
+    ) -> Self {
+        let (limits, _) = reading::limits(known);
+        let shown = |name: &Service| services.iter().any(|reading| reading.service == *name);
+        let required = limits.client_limits_required.iter().filter(|(name, _)| shown(name));
+        let client_limits_required = required.map(|(name, number)| (name.clone(), *number)).collect();
+        let mut next = Self { client_limits_required, ..Self::default() };
+        let Ok(census) = census else { return next };
+        let mut resident = reading::processes(&census.resident, &limits, tally);
+        for reading in services.iter().filter(|reading| reading.processes == Some(0)) {
+            resident.insert(reading.service.clone(), 0);
+        }
+        next.resident = resident;
+        let Some(master) = &census.master else { return next };
+        next.tasks = cgroup::tasks(procfs, master.pid);
+        let sockets = listeners.queues(procfs, master.pid);
+        for listener in limits.listeners.iter().filter(|listener| shown(&listener.service)) {
+            let queues = sockets.iter().filter(|(address, _)| listens(listener, *address));
+            for (_, queue) in queues {
+                *next.queues.entry((listener.service.clone(), listener.port)).or_default() +=
+                    u64::from(*queue);
+            }
+        }
+        next
+    }
+
+    /// Adds its samples.
+    pub fn add_to(&self, page: &mut Page) {
+        for ((service, port), queue) in &self.queues {
+            let labels = [service.as_str(), &port.to_string()];
+            page.add(&metrics::LISTENER_QUEUE_CONNECTIONS, &labels, whole(*queue));
+        }
+        for (service, number) in &self.client_limits_required {
+            page.add(&metrics::SERVICE_CLIENT_LIMIT_REQUIRED, &[service.as_str()], (*number).into());
+        }
+        for (service, bytes) in &self.resident {
+            page.add(&metrics::SERVICE_RESIDENT_MEMORY, &[service.as_str()], whole(*bytes));
+        }
+        page.add_known(&metrics::CGROUP_TASKS, &[], self.tasks.map(|tasks| whole(tasks.count)));
+        page.add_known(&metrics::CGROUP_TASKS_LIMIT, &[], self.tasks.map(|tasks| tasks.limit));
+    }
+}
+
+fn listens(listener: &Listener, address: SocketAddr) -> bool {
+    let addresses = &listener.addresses;
+    address.port() == listener.port && (addresses.is_empty() || addresses.contains(&address.ip()))
+}
