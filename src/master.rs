@@ -2,7 +2,7 @@
 //!
 //! Lines of fields with tabs between them, each side's version first, an empty line at the end of an answer
 //! (src/master/master-client.c of 2.2.26 to 2.4). The same socket takes `STOP`, so nothing is ever sent but
-//! [`STATUS`] and [`ERROR_LOG`]. An answer counts as a whole or not at all, and whatever comes instead of one is
+//! `STATUS` and `ERROR_LOG`. An answer counts as a whole or not at all, and whatever comes instead of one is
 //! bounded in time and in memory.
 
 use std::{
