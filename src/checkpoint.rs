@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::{self, JoinHandle},
@@ -89,27 +90,26 @@ impl Checkpoint {
     /// Reads `path`, if it is there. A file that is no state is set aside; the error is a sentence that says so, and
     /// where it is now.
     pub fn load(path: &Path) -> Result<Option<Self>, String> {
-        let json = match read(path) {
-            Ok(json) => json,
+        let wrong = match read(path) {
+            Ok(json) => match Self::from_json(&json) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => format!("is no state of this exporter ({error})"),
+            },
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {
                 return Err(format!(
-                    "{} cannot be read ({error}), so counting starts anew: let the user of the exporter read it",
+                    "{} cannot be read ({error}): give --state.file the name of a file",
                     path.display()
                 ));
             }
+            Err(error) => format!("cannot be read ({error})"),
         };
-        Self::from_json(&json).map(Some).map_err(|error| {
-            let aside = with_suffix(path, ".unusable");
-            let moved = match fs::rename(path, &aside) {
-                Ok(()) => format!("it is {} now", aside.display()),
-                Err(error) => format!("it could not be set aside ({error})"),
-            };
-            format!(
-                "{} is no state of this exporter ({error}), so counting starts anew; {moved}",
-                path.display()
-            )
-        })
+        let aside = with_suffix(path, ".unusable");
+        let moved = match fs::rename(path, &aside) {
+            Ok(()) => format!("it is {} now", aside.display()),
+            Err(error) => format!("it could not be set aside ({error})"),
+        };
+        Err(format!("{} {wrong}, so counting starts anew; {moved}", path.display()))
     }
 }
 
@@ -131,7 +131,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Writes `json` to `path`, which is the old or the new state at any moment, also after a loss of power.
 fn write(path: &Path, json: &[u8]) -> io::Result<()> {
     let new = with_suffix(path, ".new");
-    let mut file = File::create(&new)?;
+    // It holds lines of the log, which not everybody may read.
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(json)?;
     file.sync_data()?;
     fs::rename(new, path)
@@ -174,14 +175,17 @@ impl Saver {
         self.done.try_recv().ok()
     }
 
-    /// Writes a last one.
-    pub fn finish(self, checkpoint: &Checkpoint) {
+    /// Writes a last one; returns why not if that failed.
+    pub fn finish(self, checkpoint: &Checkpoint) -> Option<String> {
         let Self { states, done, thread } = self;
         // Room for what the thread tells of the one that it may be writing.
         let _ = done.try_recv();
         let _ = states.send(checkpoint.to_json());
-        drop((states, done));
+        drop(states);
+        // What it tells last is of this one.
+        let trouble = done.iter().last().flatten();
         let _ = thread.join();
+        trouble
     }
 }
 

@@ -17,6 +17,7 @@ use dovecot_capacity_exporter::{
         serve::{self, MAX_CONNECTIONS},
     },
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
     select,
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         return refuse(reason);
     }
     start_log(config.log_level, config.log_format);
+    raise_descriptors();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -54,6 +56,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Takes as many descriptors as the system lets us have: each log takes one, and without any nobody gets an answer.
+fn raise_descriptors() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // If it fails, there are those that there were.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Says on standard error why there is no start, in one line: the log has no form yet.

@@ -46,7 +46,7 @@ impl Reached {
             let count = counts.entry(row).or_default();
             *count += 1;
             // Nobody says when the last input was.
-            worth |= count.is_power_of_two() || *count % 4096 == 0;
+            worth |= count.is_power_of_two() || count.is_multiple_of(4096);
         }
         if worth {
             write(&counts);

@@ -46,15 +46,10 @@ impl Exporter {
         while !self.ending.load(Ordering::Acquire) {
             let followed = self.followed();
             let (sources, because) = self.sources();
-            let mut reader = match LogReader::new(
-                &sources,
-                since,
-                std::mem::take(&mut state.kept),
-                self.bell.clone(),
-            ) {
+            let mut reader = match LogReader::new(&sources, since, state.kept.clone(), self.bell.clone()) {
                 Ok(reader) => reader,
                 Err(error) => {
-                    warn!(%error, "the system lets no thread start to watch the log: raise the limit of threads");
+                    warn!(%error, "the log cannot be watched: raise the limits of threads and of descriptors (LimitNOFILE)");
                     std::thread::sleep(RETRY);
                     continue;
                 }
@@ -63,12 +58,14 @@ impl Exporter {
                 info!(log = &*log.log, because, "following");
                 log.counts = state.counts.get(&*log.log).copied().unwrap_or_default();
             }
-            self.read_log(&mut reader, &mut state, followed.as_ref(), &mut ready);
+            self.read_log(&mut reader, &mut state, &followed, &mut ready);
             state.kept = reader.kept();
             since = SystemTime::now() - NEW_LOG_TIME;
         }
-        if let Some(saver) = state.saver.take() {
-            saver.finish(&self.checkpoint(state.counts, state.kept));
+        if let Some(saver) = state.saver.take()
+            && let Some(reason) = saver.finish(&self.checkpoint(state.counts, state.kept))
+        {
+            warn!(reason, "the last state was not kept");
         }
     }
 
@@ -77,7 +74,7 @@ impl Exporter {
         &self,
         reader: &mut LogReader,
         state: &mut State,
-        followed: Option<&PathBuf>,
+        followed: &[PathBuf],
         ready: &mut Option<impl FnOnce()>,
     ) {
         let mut looked = Instant::now();
@@ -98,10 +95,10 @@ impl Exporter {
                 }
                 let unsaved = reader.has_changed() || self.unsaved.load(Ordering::Acquire);
                 if unsaved && state.saved.is_none_or(|saved| saved.elapsed() >= SAVE_TIME) {
-                    let counts = counts(reader.states());
+                    state.counts.extend(counts(reader.states()));
                     // Before what is saved is taken: what comes meanwhile is saved next.
                     self.unsaved.store(false, Ordering::Release);
-                    if saver.save(&self.checkpoint(counts, reader.kept())) {
+                    if saver.save(&self.checkpoint(state.counts.clone(), reader.kept())) {
                         reader.set_unchanged();
                         state.saved = Some(Instant::now());
                     } else {
@@ -112,7 +109,7 @@ impl Exporter {
             let ends = self.ending.load(Ordering::Acquire);
             if ends || looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                if ends || self.followed().as_ref() != followed {
+                if ends || self.followed() != followed {
                     state.counts.extend(counts(reader.states()));
                     return;
                 }
@@ -215,8 +212,12 @@ impl Exporter {
             return (Sources { master: self.master_socket(), ..Sources::default() }, "a flag says so");
         }
         let file = |path: PathBuf| Sources { files: vec![path], ..Sources::default() };
-        if let Some(path) = self.followed() {
-            return (file(path), "the setting log_path names it");
+        let files = self.followed();
+        if !files.is_empty() {
+            return (
+                Sources { files, ..Sources::default() },
+                "the setting log_path or info_log_path names it",
+            );
         }
         let usual = ["/var/log/mail.log", "/var/log/maillog", "/var/log/dovecot.log"].map(PathBuf::from);
         if let Some(path) = usual.iter().find(|path| path.exists()) {
@@ -231,15 +232,15 @@ impl Exporter {
         (file(usual[0].clone()), "nothing else was found")
     }
 
-    /// The file or socket that Dovecot's configuration leads to, unless a flag names a source.
-    fn followed(&self) -> Option<PathBuf> {
+    /// The files or the socket that Dovecot's configuration leads to, unless a flag names a source.
+    fn followed(&self) -> Vec<PathBuf> {
         let config = &self.config;
         if config.log_master {
-            return self.master_socket();
+            return self.master_socket().into_iter().collect();
         }
         let free = config.log_files.is_empty() && config.log_journal.is_none();
         let limits = lock(&self.limits);
-        limits.in_force.as_ref().filter(|_| free)?.log_path.clone()
+        limits.in_force.as_ref().filter(|_| free).map(|limits| limits.log_files.clone()).unwrap_or_default()
     }
 }
 

@@ -80,13 +80,13 @@ fn parse(lines: &mut Lines) -> Result<Config, String> {
 
 /// The first setting tells the generation: 2.4 demands its version there.
 fn first(line: &str, lines: &mut Lines) -> Result<Config, String> {
-    if let Ok(Line::Set(key, value)) = line::parse(line, Generation::V24) {
-        if key == "dovecot_config_version" {
-            return match value {
-                Value::Text(version) if version.starts_with("2.4.") => Ok(Config::new(Some(version))),
-                _ => Err("the defaults of this dovecot_config_version are not known".to_owned()),
-            };
-        }
+    if let Ok(Line::Set(key, value)) = line::parse(line, Generation::V24)
+        && key == "dovecot_config_version"
+    {
+        return match value {
+            Value::Text(version) if version.starts_with("2.4.") => Ok(Config::new(Some(version))),
+            _ => Err("the defaults of this dovecot_config_version are not known".to_owned()),
+        };
     }
     let mut config = Config::new(None);
     config.apply(line::parse(line, config.generation)?, lines)?;
@@ -274,7 +274,7 @@ fn settle(config: &Config) -> Result<Limits, String> {
         client_limits_required: [].into(),
         base_dir: global("base_dir").map(Into::into),
         instance_name: config.global("instance_name").unwrap_or_else(|| Some("dovecot".to_owned())),
-        log_path: global("log_path").and_then(super::log_file),
+        log_files: super::log_files(global("log_path"), global("info_log_path")),
         source: LimitSource::Config,
         unknown: config.unknown.as_ref().map(|(first, others)| match others {
             0 => first.clone(),

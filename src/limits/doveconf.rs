@@ -27,11 +27,12 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
 /// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
 /// in silence.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 15] = [
     "base_dir",
     "instance_name",
     "listen",
     "log_path",
+    "info_log_path",
     "protocols",
     "default_process_limit",
     "default_client_limit",
@@ -386,7 +387,7 @@ fn parse(all: &str, explicit: &str) -> Option<Limits> {
         client_limits_required: settled.client_limits_required(),
         base_dir: global("base_dir").map(Into::into),
         instance_name: global("instance_name").map(Into::into),
-        log_path: global("log_path").and_then(super::log_file),
+        log_files: super::log_files(global("log_path"), global("info_log_path")),
         source: LimitSource::Doveconf,
         unknown: None,
     })

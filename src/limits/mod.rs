@@ -114,8 +114,8 @@ pub struct Limits {
     pub base_dir: Option<PathBuf>,
     /// The `instance_name` setting.
     pub instance_name: Option<String>,
-    /// The `log_path` setting, if it is a file.
-    pub log_path: Option<PathBuf>,
+    /// The files that Dovecot logs to: those of `log_path` and `info_log_path`.
+    pub log_files: Vec<PathBuf>,
     /// What told.
     pub source: LimitSource,
     /// Why some of it is missing, in a sentence for the administrator.
@@ -147,11 +147,14 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, String> {
     })
 }
 
-/// The value of `log_path` if that is a file to follow: `syslog`, and the terminals that a container's log comes from,
-/// are none.
-fn log_file(path: impl AsRef<str>) -> Option<PathBuf> {
-    let path = path.as_ref();
-    (path.starts_with('/') && !path.starts_with("/dev/")).then(|| path.into())
+/// The files to follow by the values of `log_path` and `info_log_path`: none if the first is not one, because then the
+/// warnings are elsewhere. `syslog`, and the terminals that a container's log comes from, are none.
+fn log_files(log: Option<impl AsRef<str>>, info: Option<impl AsRef<str>>) -> Vec<PathBuf> {
+    let is_file = |path: &str| path.starts_with('/') && !path.starts_with("/dev/");
+    let Some(log) = log.filter(|log| is_file(log.as_ref())) else { return vec![] };
+    // Where it is not set, what it would hold goes to the first.
+    let info = info.filter(|info| is_file(info.as_ref()) && info.as_ref() != log.as_ref());
+    [PathBuf::from(log.as_ref())].into_iter().chain(info.map(|info| info.as_ref().into())).collect()
 }
 
 impl Limits {
@@ -261,6 +264,16 @@ mod tests {
 
     fn imap_login() -> Service {
         Service::parse("imap-login").expect("a name")
+    }
+
+    #[test]
+    fn files_of_the_log() {
+        let files = |log, info| log_files(Some(log), Some(info));
+        assert_eq!(files("/a", "/b"), [Path::new("/a"), Path::new("/b")]);
+        assert_eq!(files("/a", ""), [Path::new("/a")]);
+        assert_eq!(files("/a", "/a"), [Path::new("/a")]);
+        assert_eq!(files("/a", "/dev/stdout"), [Path::new("/a")]);
+        assert!(files("syslog", "/b").is_empty() && files("/dev/stderr", "/b").is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The log's writer has it open all the time, so that what it writes costs no event until somebody else opens it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::metadata,
     mem::MaybeUninit,
     path::{Path, PathBuf},
@@ -46,6 +46,19 @@ impl Copies {
             // It fails if the file is gone, and the watch with it.
             let _ = inotify::remove_watch(&self.inotify, before);
         }
+    }
+
+    /// Watches nothing any more but `paths`.
+    pub fn keep(&mut self, paths: &BTreeSet<&Path>) {
+        let Self { inotify, watches, .. } = self;
+        watches.retain(|path, watch| {
+            let kept = paths.contains(path.as_path());
+            if !kept {
+                // It fails if the file is gone, and the watch with it.
+                let _ = inotify::remove_watch(&*inotify, *watch);
+            }
+            kept
+        });
     }
 
     fn add(&self, path: &Path) -> rustix::io::Result<i32> {

@@ -42,6 +42,8 @@ struct Log {
 #[derive(Debug)]
 pub struct Files {
     logs: Vec<Log>,
+    /// Of logs that an earlier run followed and this one does not: `doveconf` may yet name one of them.
+    others: BTreeMap<String, BTreeMap<String, Kept>>,
     known: Known,
     buffer: Vec<u8>,
     looked: Option<Instant>,
@@ -102,7 +104,8 @@ impl Files {
             log
         };
         let logs = paths.iter().map(&mut make).collect();
-        Self { logs, known, buffer: vec![0; BUFFER], looked: None, look_every: LOOK, more: false }
+        let (others, buffer) = (kept.logs, vec![0; BUFFER]);
+        Self { logs, others, known, buffer, looked: None, look_every: LOOK, more: false }
     }
 
     /// What [`Self::new`] needs.
@@ -110,7 +113,8 @@ impl Files {
         let path =
             |(path, follower): (&PathBuf, &Follower)| (path.to_string_lossy().into_owned(), follower.kept());
         let log = |log: &Log| (log.state.log.to_string(), log.followers.iter().map(path).collect());
-        KeptFiles { logs: self.logs.iter().map(log).collect(), left: self.known.left().cloned().collect() }
+        let logs = self.others.clone().into_iter().chain(self.logs.iter().map(log)).collect();
+        KeptFiles { logs, left: self.known.left().cloned().collect() }
     }
 
     /// Reads what was written since the last pass and hands over what it found; returns whether there was anything.

@@ -392,6 +392,9 @@ fn in_words(path: &Path, error: &io::Error) -> String {
                 "{path} may not be read: let the user of the exporter read it, for instance as a member of its group"
             )
         }
+        _ if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::MFILE) => {
+            format!("{path} cannot be opened ({error}): raise LimitNOFILE, or follow fewer files")
+        }
         _ => format!("{path} cannot be read ({error}): check the file system it is on"),
     }
 }

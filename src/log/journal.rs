@@ -6,7 +6,7 @@
 use std::{
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -88,6 +88,10 @@ impl Journal {
         if self.child.is_none() && self.tried.is_none_or(|tried| now.duration_since(tried) >= RETRY) {
             self.start();
         }
+        if self.child.is_some() && self.tried.is_some_and(|tried| now.duration_since(tried) >= RETRY) {
+            // It lives: one that cannot follow ends at once.
+            self.state.trouble = None;
+        }
         let mut any = false;
         for _ in 0..TURN {
             let [ready] = wait([self.source()], Duration::ZERO);
@@ -146,10 +150,7 @@ impl Journal {
         }
         let after = self.cursor.iter().map(|cursor| format!("--after-cursor={cursor}"));
         match journalctl().args(["--follow", "--no-tail"]).args(after).args(matches).spawn() {
-            Ok(child) => {
-                self.child = Some(child);
-                self.state.trouble = None;
-            }
+            Ok(child) => self.child = Some(child),
             Err(error) => self.fail(&error.to_string()),
         }
     }
@@ -183,23 +184,24 @@ impl Drop for Journal {
 fn journalctl() -> Command {
     let mut command = Command::new("journalctl");
     command.args(["--quiet", "--no-pager", "--all", "--output=export", "--output-fields=MESSAGE"]);
-    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env("LC_ALL", "C")
+        .env("SYSTEMD_LOG_LEVEL", "warning")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
 /// The newest entry that matches; nothing if there is none.
 fn newest(matches: &[String]) -> Result<Option<String>, String> {
-    let mut child = journalctl().arg("--lines=1").args(matches).spawn().map_err(|error| error.to_string())?;
-    let mut cursor = None;
-    let mut entries = Export::default();
-    let mut output = Vec::new();
-    let read = child.stdout.take().map(|stdout| stdout.take(1 << 20).read_to_end(&mut output));
-    entries.take(&output, &mut |entry| cursor = Some(entry.cursor.clone()));
-    let reason = reason(&mut child);
-    match (read, child.wait()) {
-        (Some(Ok(_)), Ok(status)) if status.success() => Ok(cursor),
-        _ => Err(reason),
+    let output = journalctl().arg("--lines=1").args(matches).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(last_line(&output.stderr, output.status));
     }
+    let mut cursor = None;
+    Export::default().take(&output.stdout, &mut |entry| cursor = Some(entry.cursor.clone()));
+    Ok(cursor)
 }
 
 /// Why `child`, which has ended or ends now, has.
@@ -208,7 +210,14 @@ fn reason(child: &mut Child) -> String {
     if let Some(stderr) = child.stderr.take() {
         let _ = stderr.take(MAX_REASON).read_to_end(&mut said);
     }
-    let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-    let said = String::from_utf8_lossy(&said);
-    said.lines().rfind(|line| !line.is_empty()).map_or(status, ToOwned::to_owned)
+    match child.wait() {
+        Ok(status) => last_line(&said, status),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What a program said last, or how it ended if it said nothing.
+fn last_line(said: &[u8], status: ExitStatus) -> String {
+    let said = String::from_utf8_lossy(said);
+    said.lines().rfind(|line| !line.is_empty()).map_or_else(|| status.to_string(), ToOwned::to_owned)
 }

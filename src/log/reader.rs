@@ -141,6 +141,7 @@ impl LogReader {
         if let Some(copies) = self.copies.as_mut().filter(|_| few)
             && self.watched.is_none_or(|watched| now.duration_since(watched) >= LOOK)
         {
+            copies.keep(&self.files.paths().collect());
             self.files.paths().for_each(|path| copies.watch(path));
             self.watched = Some(now);
         }

@@ -43,24 +43,24 @@ pub fn parse(command: &[u8]) -> Command<'_> {
     }
     let end = command.iter().position(|byte| *byte == 0).unwrap_or(command.len());
     let (first, rest) = command.split_at(end);
-    if first.starts_with(b"dovecot") {
-        if let Some(slash) = first.iter().position(|byte| *byte == b'/') {
-            let (instance, name) = (&first[..slash], &first[slash + 1..]);
-            let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-".contains(byte);
-            // 2.2 fills what a shorter title leaves with bytes of 0xab.
-            let length = name.iter().position(|byte| !valid(byte)).unwrap_or(name.len());
-            let (name, title) = name.split_at(length);
-            if !name.is_empty() && !title.starts_with(b"/") {
-                let text = |bytes| std::str::from_utf8(bytes).ok();
-                return match (text(instance), text(name)) {
-                    (Some(instance), Some(program)) => {
-                        let worker = program == "auth"
-                            && (rest.starts_with(b"\0-w\0") || title.starts_with(b" worker: "));
-                        Command::Service { instance, program, worker }
-                    }
-                    _ => Command::Other,
-                };
-            }
+    if first.starts_with(b"dovecot")
+        && let Some(slash) = first.iter().position(|byte| *byte == b'/')
+    {
+        let (instance, name) = (&first[..slash], &first[slash + 1..]);
+        let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-".contains(byte);
+        // 2.2 fills what a shorter title leaves with bytes of 0xab.
+        let length = name.iter().position(|byte| !valid(byte)).unwrap_or(name.len());
+        let (name, title) = name.split_at(length);
+        if !name.is_empty() && !title.starts_with(b"/") {
+            let text = |bytes| std::str::from_utf8(bytes).ok();
+            return match (text(instance), text(name)) {
+                (Some(instance), Some(program)) => {
+                    let worker =
+                        program == "auth" && (rest.starts_with(b"\0-w\0") || title.starts_with(b" worker: "));
+                    Command::Service { instance, program, worker }
+                }
+                _ => Command::Other,
+            };
         }
     }
     if first.rsplit(|byte| *byte == b'/').next() == Some(b"dovecot") {

@@ -340,6 +340,7 @@ class OfABadState(OfAState):
         exporter = self.of_a_stranger(self.make_exporter())
         with exporter:
             self.assertIn("cannot be read", self.said(exporter))
+            self.assertTrue(self.state.with_name("state.unusable").exists())
             self.write_lines(10)
             self.assert_counted(exporter, 10)
             # The folder is the user's.

@@ -87,13 +87,14 @@ const OTHERS: [&str; 10] = [
     "idle_kill",
 ];
 
-const GLOBALS: [&str; 7] = [
+const GLOBALS: [&str; 8] = [
     "default_process_limit",
     "default_client_limit",
     "default_vsz_limit",
     "base_dir",
     "instance_name",
     "log_path",
+    "info_log_path",
     "dovecot_storage_version",
 ];
 

@@ -50,7 +50,7 @@ fn other_settings() {
     let limits = read_all(&[("a", text)]).expect("a configuration");
     assert_eq!(limits.base_dir, Some("/srv/run".into()));
     assert_eq!(limits.instance_name.as_deref(), Some("lab"));
-    assert_eq!(limits.log_path, Some("/srv/log".into()));
+    assert_eq!(limits.log_files, [Path::new("/srv/log")]);
     assert_eq!(limits.source, LimitSource::Config);
     assert_eq!(of(&[("a", text)], "pop3-login"), Settings::default());
     assert_eq!(of(&[("a", text)], "doveadm").program, Some(Program::of_executable("doveadm-server")));

@@ -40,7 +40,7 @@ fn real_output_of_both_generations() {
 fn other_settings() {
     let limits = fixture("2.3");
     assert_eq!(limits.instance_name.as_deref(), Some("lab"));
-    assert_eq!(limits.log_path.as_deref(), Some(Path::new("/srv/lab/dovecot.log")));
+    assert_eq!(limits.log_files, [Path::new("/srv/lab/dovecot.log")]);
     assert_eq!(limits.base_dir.as_deref(), Some(Path::new("/srv/lab/run")));
     let login = of(&limits, "imap-login");
     assert_eq!((login.process_min_avail, login.restart_request_count), (Some(2), Some(Limit::Unlimited)));
@@ -62,7 +62,7 @@ fn without_the_right_to_expand_variables() {
                 service c {\n  protocol = pop3\n}\nlog_path = syslog\nbase_dir =\n";
     let limits = parse(text, "").expect("services");
     assert_eq!(shown(&limits), ["a 77 9", "b unknown 3"]);
-    assert_eq!((limits.log_path, limits.base_dir), (None, None));
+    assert_eq!((limits.log_files, limits.base_dir), (vec![], None));
 }
 
 /// 2.4.1 prints built-in settings of services that a setting for all services overrides.

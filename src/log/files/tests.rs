@@ -565,6 +565,19 @@ fn a_copy_that_is_begun_while_the_log_is_rotated_is_not_read_again() {
 }
 
 #[test]
+fn a_log_that_is_not_followed_for_a_while_keeps_its_place() {
+    let mut log = Log::with(Some(&line(100)));
+    write(&log.open("dovecot.log"), [1]);
+    log.expect([1]);
+    // As when doveconf does not tell at the start where the log is.
+    log.restart(&["other.log"]);
+    write(&log.open("dovecot.log"), [2]);
+    log.pass();
+    log.restart(&["dovecot.log"]);
+    log.expect(1..3);
+}
+
+#[test]
 fn a_pattern_goes_on_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.log"), line(100)).unwrap();
