@@ -14,6 +14,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
     time::timeout,
+    try_join,
 };
 
 use super::{Limit, LimitSource, Limits, Listener, Settings, clamped, config::size, defaults::Generation};
@@ -80,8 +81,9 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
 
 /// All settings, and those that the configuration sets, be it to what they are anyway.
 async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(String, String), Failure> {
-    let (all, said) = run(doveconf, options, config, &SETTINGS).await?;
     let explicit = [options, &["-N"]].concat();
+    let ((all, said), (explicitly, _)) =
+        try_join!(run(doveconf, options, config, &SETTINGS), run(doveconf, &explicit, config, &SETTINGS))?;
     let mut errors = said.lines().filter(|line| line.contains(": Error: ")).peekable();
     if errors.peek().is_some() {
         // Asked for some settings, doveconf exits with 0 even if Dovecot would not start with them. Asked for all, it
@@ -92,7 +94,7 @@ async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(
             return Err(Failure::Exit(error.to_owned()));
         }
     }
-    Ok((all, run(doveconf, &explicit, config, &SETTINGS).await?.0))
+    Ok((all, explicitly))
 }
 
 #[derive(Debug)]
