@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::Path,
     time::{Duration, Instant},
 };
@@ -30,8 +30,8 @@ const ERROR_LOG: &[u8] = b"VERSION\tmaster-client\t1\t0\nERROR-LOG\n";
 const STATUS_TIME: Duration = Duration::from_millis(400);
 /// Less than the exporter waits for its log thread when it ends.
 const ERROR_LOG_TIME: Duration = Duration::from_millis(200);
-/// Of one answer.
-const MAX_LINES: usize = 100_000;
+/// Of one answer; that of 20,000 processes has 1.5 MB.
+const MAX_BYTES: usize = 8 << 20;
 /// What the master remembers are texts of a line of log; a service's line has less than 200 bytes.
 const MAX_LINE: u64 = 8192;
 /// What the master remembers: 1,000 lines (`LOG_ERROR_BUFFER_MAX_LINES`, src/lib-master/log-error-buffer.c).
@@ -54,6 +54,8 @@ pub struct Generation {
     pub log: u32,
     /// The pid of `anvil`, which it takes over.
     pub anvil: u32,
+    /// Inode and mtime of the socket, which a master makes at its start: in a container the pids are the same each time.
+    pub socket: (u64, i64, i64),
 }
 
 /// One service, as the master sees it. Processes that it started before it last read its configuration are no part
@@ -118,7 +120,10 @@ impl Failure {
 
 /// Asks the master at `socket` for its services and their processes.
 pub fn status(socket: &Path) -> Result<Status, Failure> {
-    read_status(&mut Answer::to(STATUS, socket, STATUS_TIME)?)
+    let made = std::fs::metadata(socket).map_err(Failure::Open)?;
+    let mut status = read_status(&mut Answer::to(STATUS, socket, STATUS_TIME)?)?;
+    status.generation.socket = (made.ino(), made.mtime(), made.mtime_nsec());
+    Ok(status)
 }
 
 /// Asks the master at `socket` for the errors that it remembers, oldest first, as it writes them.
@@ -176,7 +181,7 @@ impl Read for Patient {
 struct Answer<Stream> {
     stream: BufReader<Stream>,
     line: Vec<u8>,
-    lines: usize,
+    bytes: usize,
 }
 
 impl Answer<Patient> {
@@ -209,7 +214,7 @@ fn failure(error: io::Error) -> Failure {
 
 impl<Stream: Read> Answer<Stream> {
     fn of(stream: Stream) -> Self {
-        Self { stream: BufReader::new(stream), line: Vec::new(), lines: 0 }
+        Self { stream: BufReader::new(stream), line: Vec::new(), bytes: 0 }
     }
 
     fn handshake(&mut self) -> Result<(), Failure> {
@@ -219,9 +224,9 @@ impl<Stream: Read> Answer<Stream> {
 
     /// The next line, without its end; nothing at the end of an answer.
     fn line(&mut self) -> Result<Option<&str>, Failure> {
+        self.bytes += self.line.len();
         self.line.clear();
-        self.lines += 1;
-        if self.lines > MAX_LINES {
+        if self.bytes > MAX_BYTES {
             return Err(Failure::Odd("it does not end"));
         }
         // An interrupted read goes on by itself.

@@ -113,7 +113,9 @@ impl Tally {
         let before = log.as_ref().and_then(|log| self.services.get(log)?.starts).map(|starts| starts.now);
         let known = self.generation.replace(status.generation);
         // A log process that was started in place of one that died is not the first of its list.
-        let is_new = known.is_some_and(|known| known.log != status.generation.log) && of_log <= before;
+        let another = known.is_some_and(|known| known.socket != status.generation.socket);
+        let is_new =
+            another || known.is_some_and(|known| known.log != status.generation.log) && of_log <= before;
         let mut any = known != self.generation;
         for (service, of_service) in &status.services {
             let (Some(now), name) = (of_service.starts, self.know(service)) else { continue };
@@ -126,6 +128,7 @@ impl Tally {
                 starts.before = starts.total();
                 // It is in the new count, too, though it was not started again.
                 let taken_over = service.as_str() == "anvil"
+                    && !another
                     && known.is_some_and(|known| known.anvil == status.generation.anvil);
                 starts.before -= u64::from(taken_over).min(starts.before).min(now);
             }
@@ -237,7 +240,7 @@ mod tests {
         let services = ["log", "anvil", "imap-login"].map(|name| Service::parse(name).expect("a name"));
         let status = |starts| ServiceStatus { starts: Some(starts), ..ServiceStatus::default() };
         let services = services.into_iter().zip(starts.map(status)).collect();
-        Status { services, generation: Generation { log, anvil } }
+        Status { services, generation: Generation { log, anvil, ..Generation::default() } }
     }
 
     #[test]

@@ -162,6 +162,10 @@ impl Exporter {
         }
         drop(limits);
         lock(&self.tally).count(&found.event, found.times, SystemTime::now());
+        if matches!(found.event, Event::Reload | Event::Start) {
+            // Its limits are those of before.
+            *lock(&self.status) = None;
+        }
         match found.event {
             Event::Reload => {
                 lock(&self.scans).reload_line = Some(Instant::now());

@@ -27,7 +27,7 @@ use crate::{
     master::{self, Status},
     processes::{
         sampler::{Peaks, Sampler},
-        scan::{Census, Scanner, Wanted},
+        scan::{Blind, Census, Scanner, Wanted},
     },
     service::Service,
     tally::Tally,
@@ -156,12 +156,17 @@ impl Exporter {
             self.bell.ring();
         }
         let limits = lock(&self.limits).clone();
+        let status = self.ask_master();
         let began = Instant::now();
         let census = lock(&self.scanner).scan(&self.config.procfs, &wanted(limits.in_force.as_ref()));
         let duration = began.elapsed();
+        // A master that answers runs, so where none is seen it is hidden.
+        let census = census.and_then(|census| {
+            let unseen = census.master.is_none() && matches!(status, Some(Ok(_)));
+            if unseen { Err(Blind::Hidden(self.config.procfs.clone())) } else { Ok(census) }
+        });
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);
-        let status = self.ask_master();
         let mut tally = lock(&self.tally);
         if let Some(Ok(status)) = &status
             && self.caught_up.load(Ordering::Acquire)
@@ -299,8 +304,8 @@ impl Exporter {
             if loaded || limits.in_force.is_none() || !reload_is_seen {
                 limits.in_force = Some(read.clone());
             }
-            limits.configured = Some(read.clone());
         }
+        limits.configured.clone_from(&read);
         read.is_none().then(Instant::now)
     }
 

@@ -53,7 +53,7 @@ fn service(name: &str) -> Service {
 #[test]
 fn every_column_has_its_place() {
     let status = read(&[SERVICES, PROCESSES].concat()).expect("an answer");
-    assert_eq!(status.generation, Generation { log: 12460, anvil: 12459 });
+    assert_eq!(status.generation, Generation { log: 12460, anvil: 12459, ..Generation::default() });
     let of_login = ServiceStatus {
         processes: 3,
         available: 0,
@@ -108,7 +108,7 @@ fn half_an_answer_is_none() {
 #[test]
 fn garbage_is_no_answer() {
     let whole = [SERVICES, PROCESSES].concat();
-    let many = "imap-login\t1\t0\t0\t0\t0\t0\n".repeat(MAX_LINES);
+    let many = "imap-login\t1\t0\t0\t0\t0\t0\n".repeat(MAX_BYTES / 20);
     for (bad, why) in [
         ("\n".to_owned(), "no services"),
         (format!("\n{whole}"), "no services"),

@@ -95,7 +95,16 @@ impl Peaks {
         while self.samples.front().is_some_and(|(taken, _)| now.duration_since(*taken) >= WINDOW) {
             self.samples.pop_front();
         }
-        self.samples.push_back((now, processes));
+        // However many ask, no more than one a second.
+        match self.samples.back_mut() {
+            Some((taken, most)) if now.duration_since(*taken) < SAMPLE_TIME => {
+                for (service, count) in processes {
+                    let most = most.entry(service).or_default();
+                    *most = count.max(*most);
+                }
+            }
+            _ => self.samples.push_back((now, processes)),
+        }
     }
 
     /// The most processes that `service` had in the last minute.
