@@ -22,7 +22,6 @@ pub struct Tally {
     /// Times the master said that it reloads its configuration.
     pub reloads: u64,
     /// The newest list of services of which forks were counted.
-    #[serde(default)]
     generation: Option<Generation>,
     /// The limits that warnings named since the master read its configuration.
     #[serde(skip)]
@@ -44,8 +43,19 @@ pub struct ServiceTally {
     /// Processes that could not be started, or died.
     pub failures: BTreeMap<Failure, u64>,
     /// Processes that the master started; nothing if it was never asked, or does not tell.
-    #[serde(default)]
     pub starts: Option<Starts>,
+    /// It had a process, or was logged of, since the program began.
+    #[serde(skip)]
+    seen: bool,
+}
+
+impl ServiceTally {
+    /// Whether nothing is known to have happened to the service, ever.
+    pub fn is_idle(&self) -> bool {
+        let counted = self.all_drop_warnings() + self.queue_full_kills + self.handover_failures;
+        let started = self.starts.is_some_and(|starts| starts.total() > 0);
+        !self.seen && !started && counted == 0 && self.failures.is_empty()
+    }
 }
 
 /// Processes that the master started: it counts from 0 again when it has read its configuration.
@@ -74,6 +84,13 @@ impl Tally {
         }
         let known = if self.services.len() < MAX_SERVICES { service.clone() } else { Service::other() };
         self.services.entry(known.clone()).or_default();
+        known
+    }
+
+    /// Notes that `service` has a process; returns the name under which it has series.
+    pub fn see(&mut self, service: &Service) -> Service {
+        let known = self.know(service);
+        self.tally(&known);
         known
     }
 
@@ -123,7 +140,8 @@ impl Tally {
                 // "other" may stand for several services.
                 continue;
             }
-            let starts = self.tally(service).starts.get_or_insert_default();
+            let Some(tally) = self.services.get_mut(service) else { continue };
+            let starts = tally.starts.get_or_insert_default();
             if is_new || now < starts.now {
                 starts.before = starts.total();
                 // It is in the new count, too, though it was not started again.
@@ -141,7 +159,9 @@ impl Tally {
     fn tally(&mut self, service: &Service) -> &mut ServiceTally {
         // Nearly always it is known, and then no name need be copied.
         let known = if self.services.contains_key(service) { service } else { &self.know(service) };
-        self.services.get_mut(known).expect("it was just made known")
+        let tally = self.services.get_mut(known).expect("it was just made known");
+        tally.seen = true;
+        tally
     }
 
     fn count_warning(&mut self, warning: &DropWarning, times: u64, time: SystemTime) {

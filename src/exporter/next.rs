@@ -1,7 +1,11 @@
 //! What bites next, once `process_limit` is high enough: the queues in the kernel, the tables of auth and anvil, memory,
 //! and the tasks of the control group.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+};
 
 use super::reading::{self, KnownLimits, ServiceReading, whole};
 use crate::{
@@ -10,6 +14,7 @@ use crate::{
     metrics::{self, Page},
     processes::{
         cgroup::{self, Tasks},
+        process,
         scan::Census,
     },
     service::Service,
@@ -23,6 +28,7 @@ pub struct Next {
     client_limits_required: BTreeMap<Service, u32>,
     resident: BTreeMap<Service, u64>,
     tasks: Option<Tasks>,
+    open_files: Option<f64>,
 }
 
 impl Next {
@@ -48,6 +54,7 @@ impl Next {
         next.resident = resident;
         let Some(master) = &census.master else { return next };
         next.tasks = cgroup::tasks(procfs, master.pid);
+        next.open_files = process::open_files_limit(procfs, master.pid);
         let sockets = listeners.queues(procfs, master.pid);
         for listener in limits.listeners.iter().filter(|listener| shown(&listener.service)) {
             let queues = sockets.iter().filter(|(address, _)| listens(listener, *address));
@@ -60,7 +67,7 @@ impl Next {
     }
 
     /// Adds its samples.
-    pub fn add_to(&self, page: &mut Page) {
+    pub fn add_to(&self, page: &mut Page, quiet: &BTreeSet<&Service>) {
         for ((service, port), queue) in &self.queues {
             let labels = [service.as_str(), &port.to_string()];
             page.add(&metrics::LISTENER_QUEUE_CONNECTIONS, &labels, whole(*queue));
@@ -68,9 +75,10 @@ impl Next {
         for (service, number) in &self.client_limits_required {
             page.add(&metrics::SERVICE_CLIENT_LIMIT_REQUIRED, &[service.as_str()], (*number).into());
         }
-        for (service, bytes) in &self.resident {
+        for (service, bytes) in self.resident.iter().filter(|(service, _)| !quiet.contains(service)) {
             page.add(&metrics::SERVICE_RESIDENT_MEMORY, &[service.as_str()], whole(*bytes));
         }
+        page.add_known(&metrics::MASTER_OPEN_FILES_LIMIT, &[], self.open_files);
         page.add_known(&metrics::CGROUP_TASKS, &[], self.tasks.map(|tasks| whole(tasks.count)));
         page.add_known(&metrics::CGROUP_TASKS_LIMIT, &[], self.tasks.map(|tasks| tasks.limit));
     }

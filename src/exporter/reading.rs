@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -83,6 +83,9 @@ pub struct ServiceReading {
     pub configured: Option<Settings>,
     /// What the master counts of it.
     pub status: Option<ServiceStatus>,
+    /// Little of it is worth a series: it lets nobody log in, nor serves who has, and nothing ever happened to it.
+    /// Dovecot has a score of such services.
+    pub quiet: bool,
 }
 
 /// The limits in force, as far as anything tells.
@@ -102,7 +105,7 @@ pub fn processes(
     let mut processes = BTreeMap::new();
     for (program, count) in programs {
         if let Some(service) = limits.service_of(program) {
-            *processes.entry(tally.know(&service)).or_default() += count;
+            *processes.entry(tally.see(&service)).or_default() += count;
         }
     }
     processes
@@ -137,7 +140,12 @@ pub fn services(
     for service in limits.0.services.keys().chain(configured).chain(counted).chain(flags.keys()) {
         tally.know(service);
     }
-    let reading = |service: &Service| {
+    let logins: BTreeSet<&str> =
+        tally.services().filter_map(|(service, _)| service.as_str().strip_suffix("-login")).collect();
+    let reading = |(service, counted): (&Service, &ServiceTally)| {
+        let name = service.as_str();
+        let of_users = name.ends_with("-login") || logins.contains(name) || ["auth", "anvil"].contains(&name);
+        let asked_for = flags.contains_key(service);
         let warned = tally.warned.get(service);
         let status = status.and_then(|status| status.services.get(service).copied());
         let status = status.filter(|_| *service != Service::other());
@@ -151,14 +159,19 @@ pub fn services(
             service: service.clone(),
             processes,
             peak: processes.map(|_| peaks.of(service)),
-            at_limit: processes.and(settings.process_limit).map(|_| peaks.at_limit(service)),
+            // One process of one is at its limit always, and that says nothing.
+            at_limit: processes
+                .and(settings.process_limit)
+                .filter(|limit| *limit != Limit::Of(1))
+                .map(|_| peaks.at_limit(service)),
             settings,
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
             status,
+            quiet: counted.is_idle() && !of_users && !asked_for,
         }
     };
-    tally.services().map(|(service, _)| reading(service)).collect()
+    tally.services().map(reading).collect()
 }
 
 impl Reading {
@@ -187,9 +200,11 @@ impl Reading {
         for service in &self.services {
             add_service(&mut page, service);
         }
-        self.next.add_to(&mut page);
+        let quiet: BTreeSet<&Service> =
+            self.services.iter().filter(|service| service.quiet).map(|service| &service.service).collect();
+        self.next.add_to(&mut page, &quiet);
         if let Some(tally) = &self.tally {
-            add_tally(&mut page, tally, self.only_master);
+            add_tally(&mut page, tally, &quiet, self.only_master);
         }
         page.add(&metrics::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         for (source, trouble) in self.sources() {
@@ -209,11 +224,14 @@ impl Reading {
 fn add_service(page: &mut Page, reading: &ServiceReading) {
     let service = [reading.service.as_str()];
     let settings = &reading.settings;
+    page.add_known(&metrics::SERVICE_PROCESSES, &service, reading.processes.map(whole));
+    page.add_known(&metrics::SERVICE_PROCESS_LIMIT, &service, settings.process_limit.map(Limit::value));
+    if reading.quiet {
+        return;
+    }
     let configured = reading.configured.as_ref().and_then(|settings| settings.process_limit);
     let status = reading.status;
-    let values: [(&'static Metric, Option<f64>); 12] = [
-        (&metrics::SERVICE_PROCESSES, reading.processes.map(whole)),
-        (&metrics::SERVICE_PROCESS_LIMIT, settings.process_limit.map(Limit::value)),
+    let values: [(&'static Metric, Option<f64>); 10] = [
         (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(Limit::value)),
         (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(Limit::value)),
         (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
@@ -236,19 +254,23 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     }
 }
 
-fn add_tally(page: &mut Page, tally: &Tally, only_master: bool) {
+fn add_tally(page: &mut Page, tally: &Tally, quiet: &BTreeSet<&Service>, only_master: bool) {
     let services: Vec<(&Service, &ServiceTally)> = tally.services().collect();
     for (service, tally) in &services {
+        let is_quiet = quiet.contains(service);
         let service = service.as_str();
+        for limit in LimitKind::ALL {
+            let count = tally.drop_warnings.get(&limit).copied().unwrap_or_default();
+            page.add(&metrics::SERVICE_DROP_WARNINGS, &[service, limit.as_str()], whole(count));
+        }
+        if is_quiet {
+            continue;
+        }
         page.add_known(
             &metrics::SERVICE_PROCESS_STARTS,
             &[service],
             tally.starts.map(|starts| whole(starts.total())),
         );
-        for limit in LimitKind::ALL {
-            let count = tally.drop_warnings.get(&limit).copied().unwrap_or_default();
-            page.add(&metrics::SERVICE_DROP_WARNINGS, &[service, limit.as_str()], whole(count));
-        }
         page.add_known(
             &metrics::SERVICE_LAST_DROP_WARNING,
             &[service],

@@ -36,7 +36,7 @@ pub static SERVICE_PROCESSES_PEAK: Metric = gauge(
 pub static SERVICE_AT_PROCESS_LIMIT_SECONDS: Metric = counter(
     "dovecot_service_at_process_limit_seconds_total",
     &["service"],
-    "Seconds during which the service had as many processes as process_limit allows, or more: one for each sample, one second apart, that found it so. A shorter time shows as often as a sample falls into it. Absent while process_limit is not known or dovecot_service_processes is absent.",
+    "Seconds during which the service had as many processes as process_limit allows, or more: one for each sample, one second apart, that found it so. A shorter time shows as often as a sample falls into it. Absent while process_limit is not known or is 1, which one process reaches always, and while dovecot_service_processes is absent.",
 );
 /// The limit in force.
 pub static SERVICE_PROCESS_LIMIT: Metric = gauge(
@@ -127,6 +127,12 @@ pub static SERVICE_RESIDENT_MEMORY: Metric = gauge(
     "dovecot_service_resident_memory_bytes",
     &["service"],
     "Resident memory of the service's processes together, that of an old process as it was at most a minute ago. What processes share, such as libraries, counts for each. Absent where dovecot_service_processes is.",
+);
+/// Descriptors.
+pub static MASTER_OPEN_FILES_LIMIT: Metric = gauge(
+    "dovecot_master_open_files_limit",
+    &[],
+    "Descriptors that each process of Dovecot may have (ulimit -n, LimitNOFILE of its unit). Dovecot warns at its start if this is lower than the client_limit of a service; auth and anvil need about one for each login process. Absent while the master cannot be seen.",
 );
 /// Tasks.
 pub static CGROUP_TASKS: Metric = gauge(
@@ -300,7 +306,7 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 51] = [
+pub static CATALOGUE: [&Metric; 52] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
     &SERVICE_PROCESSES_PEAK,
@@ -320,6 +326,7 @@ pub static CATALOGUE: [&Metric; 51] = [
     &LISTENER_QUEUE_CONNECTIONS,
     &SERVICE_CLIENT_LIMIT_REQUIRED,
     &SERVICE_RESIDENT_MEMORY,
+    &MASTER_OPEN_FILES_LIMIT,
     &CGROUP_TASKS,
     &CGROUP_TASKS_LIMIT,
     &SERVICE_DROP_WARNINGS,

@@ -2,7 +2,7 @@
 
 pub mod cgroup;
 pub mod own;
-mod process;
+pub mod process;
 pub mod sampler;
 pub mod scan;
 mod walk;

@@ -4,7 +4,7 @@ use std::{ffi::CStr, fs, io, path::Path};
 
 use procfs::{
     ProcError,
-    process::{Process, StatFlags},
+    process::{LimitValue, Process, StatFlags},
 };
 use rustix::{
     fd::OwnedFd,
@@ -154,6 +154,16 @@ pub fn children(procfs: &Path, pid: i32) -> io::Result<Vec<i32>> {
         list.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect();
     children.sort_unstable();
     Ok(children)
+}
+
+/// Descriptors that process `pid`, and those that it starts, may have; infinite if that is not limited.
+pub fn open_files_limit(procfs: &Path, pid: i32) -> Option<f64> {
+    let limits = Process::new_with_root(procfs.join(pid.to_string())).ok()?.limits().ok()?;
+    Some(match limits.max_open_files.soft_limit {
+        LimitValue::Unlimited => f64::INFINITY,
+        #[expect(clippy::cast_precision_loss, reason = "2^52 is far")]
+        LimitValue::Value(files) => files as f64,
+    })
 }
 
 #[cfg(test)]
