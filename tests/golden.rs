@@ -127,7 +127,7 @@ fn a_busy_dovecot() {
     proc.process(406, 100, "R", "dovecot", b"/usr/sbin/dovecot\0-F\0");
     proc.raw(407, "407 (cut o", b"dovecot-lab/imap-login\0");
     proc.group(100, "system.slice/dovecot.service", "21\n", "4915\n");
-    proc.limits(100, 65535);
+    proc.limits(100);
     fs::create_dir(proc.path().join("100/net")).expect("a folder");
     let queue = "0: 00000000:008F 00000000:0000 0A 00000000:0000000D 00:00000000 00000000 0 0 81264 2 0";
     fs::write(proc.path().join("100/net/tcp"), format!("  sl  local_address\n{queue}\n")).expect("a file");
