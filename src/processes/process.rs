@@ -169,6 +169,16 @@ pub fn open_files_limit(procfs: &Path, pid: i32) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::processes::made_up::Proc;
+
+    #[test]
+    fn descriptors_that_may_be_open() {
+        let proc = Proc::new();
+        proc.master(100, "dovecot");
+        proc.limits(100);
+        assert_eq!(open_files_limit(proc.path(), 100), Some(20000.0));
+        assert_eq!(open_files_limit(proc.path(), 1), None);
+    }
 
     #[test]
     fn command_lines() {
