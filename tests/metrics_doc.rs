@@ -9,7 +9,7 @@ fn document() -> String {
         "# Metrics\n\nMade from the program's own catalogue. What is not known is absent, never 0; a counter that an alert \
          needs is there at 0\nfrom the first scrape. `service` is Dovecot's name of a service, `imap-login` for instance: if your \
          scrape configuration sets\na target label `service` as well, as a ServiceMonitor does, say `honor_labels: true`.\n\n\
-         Of a service that lets nobody log in, nor serves who has, only its processes, `process_limit` and drop warnings are shown\nuntil \
+         Of a service that lets nobody log in, nor serves who has, only its processes, `process_limit`, `client_limit` and drop\nwarnings are shown until \
          it has a process or the log tells of it: Dovecot has a score of such services.\n\n\
          | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
     );

@@ -226,14 +226,14 @@ fn add_service(page: &mut Page, reading: &ServiceReading) {
     let settings = &reading.settings;
     page.add_known(&metrics::SERVICE_PROCESSES, &service, reading.processes.map(whole));
     page.add_known(&metrics::SERVICE_PROCESS_LIMIT, &service, settings.process_limit.map(Limit::value));
+    page.add_known(&metrics::SERVICE_CLIENT_LIMIT, &service, settings.client_limit.map(Limit::value));
     if reading.quiet {
         return;
     }
     let configured = reading.configured.as_ref().and_then(|settings| settings.process_limit);
     let status = reading.status;
-    let values: [(&'static Metric, Option<f64>); 10] = [
+    let values: [(&'static Metric, Option<f64>); 9] = [
         (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, configured.map(Limit::value)),
-        (&metrics::SERVICE_CLIENT_LIMIT, settings.client_limit.map(Limit::value)),
         (&metrics::SERVICE_CONNECTION_CAPACITY, settings.connection_capacity()),
         (&metrics::SERVICE_PROCESS_MIN_AVAIL, settings.process_min_avail.map(Into::into)),
         (&metrics::SERVICE_RESTART_REQUEST_LIMIT, settings.restart_request_count.map(Limit::value)),
