@@ -45,6 +45,11 @@ pub fn totals(json: &[u8]) -> Vec<String> {
         }
         totals.push(format!("{name} kills {}", service["queue_full_kills"]));
         totals.push(format!("{name} handover {}", service["handover_failures"]));
+        let starts = &service["starts"];
+        if let (Some(before), Some(now)) = (starts["before"].as_u64(), starts["now"].as_u64()) {
+            let most = u128::from(u64::MAX);
+            totals.push(format!("{name} starts {}", most.min(u128::from(before) + u128::from(now))));
+        }
     }
     for (log, counts) in object(&state["logs"]) {
         totals.push(COUNTS.iter().fold(log, |mut text, name| {
@@ -54,6 +59,61 @@ pub fn totals(json: &[u8]) -> Vec<String> {
     }
     totals.sort();
     totals
+}
+
+/// A list of services as the master tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// The pid of `log`.
+    pub log: u32,
+    /// The pid of `anvil`.
+    pub anvil: u32,
+    /// Inode and mtime of the socket.
+    pub socket: (u64, i64, i64),
+    /// How often it started a process of each.
+    pub starts: &'a [(&'a str, u64)],
+}
+
+/// All starts of the services that had series, once the master has told of a list.
+pub fn starts_after(json: &[u8], told: &Told) -> Vec<(String, u64)> {
+    let state: Value = serde_json::from_slice(json).unwrap_or_default();
+    let tally = &state["tally"];
+    let before = |name: &str| {
+        let starts = &tally["services"][name]["starts"];
+        Some((u128::from(starts["before"].as_u64()?), u128::from(starts["now"].as_u64()?)))
+    };
+    let generation = &tally["generation"];
+    let (inode, seconds, nanoseconds) = told.socket;
+    let same_master = generation["socket"] == serde_json::json!([inode, seconds, nanoseconds]);
+    // Each list begins with one process of log; one more of the same list was started because that died.
+    let of_log = told.starts.iter().find(|(name, _)| *name == "log").map_or(0, |(_, now)| u128::from(*now));
+    let begun_anew = generation["log"] != told.log && before("log").is_some_and(|(_, now)| of_log <= now);
+    let another_list = !generation.is_null() && (!same_master || begun_anew);
+    let same_anvil = same_master && generation["anvil"] == told.anvil;
+    let there = told.starts.iter().filter(|(name, _)| !tally["services"][*name].is_null());
+    there
+        .map(|(name, now)| {
+            let (sum, last) = before(name).unwrap_or_default();
+            let now = u128::from(*now);
+            let earlier = if another_list || now < last {
+                // A process that both lists count was started once.
+                let twice = u128::from(*name == "anvil" && same_anvil);
+                (sum + last).min(u64::MAX.into()).saturating_sub(twice.min(now))
+            } else {
+                sum
+            };
+            ((*name).to_owned(), u64::try_from(earlier + now).unwrap_or(u64::MAX))
+        })
+        .collect()
+}
+
+/// What is known of the files of each log.
+pub fn places(json: &[u8]) -> Map<String, Value> {
+    let mut state: Value = serde_json::from_slice(json).unwrap_or_default();
+    match state["kept"]["files"]["logs"].take() {
+        Value::Object(logs) => logs,
+        _ => Map::new(),
+    }
 }
 
 type Read<'a> = &'a dyn Fn(&Value) -> Option<String>;
@@ -102,6 +162,15 @@ fn number(value: &Value, most: u64) -> Option<String> {
     value.as_u64().filter(|number| *number <= most).map(|number| number.to_string())
 }
 
+/// Whatever the master or the kernel says.
+fn any(value: &Value) -> Option<String> {
+    number(value, u64::MAX)
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(|_| value.to_string())
+}
+
 fn count(value: &Value) -> Option<String> {
     number(value, MAX_COUNT)
 }
@@ -122,6 +191,7 @@ fn time(value: &Value) -> Option<String> {
 }
 
 fn tally(value: &Value) -> Option<String> {
+    let starts = |value: &Value| all(value, &["before", "now"], any);
     let services = |value: &Value| {
         value.as_object().filter(|services| services.len() <= MAX_SERVICES)?;
         named(value, |name, service| {
@@ -135,18 +205,35 @@ fn tally(value: &Value) -> Option<String> {
                     ("queue_full_kills", &count),
                     ("handover_failures", &count),
                     ("failures", &|value| some(value, &FAILURES)),
+                    ("starts", &|value| nothing_or(value, &starts)),
                 ],
             )
         })
     };
     fields(
         value,
-        &[("services", &services), ("user_connection_limit_rejections", &count), ("reloads", &count)],
+        &[
+            ("services", &services),
+            ("user_connection_limit_rejections", &count),
+            ("reloads", &count),
+            ("generation", &|value| nothing_or(value, &generation)),
+        ],
     )
 }
 
+/// Two pids, and the socket's inode and mtime, which may be of any time.
+fn generation(value: &Value) -> Option<String> {
+    let pid = |value: &Value| number(value, u32::MAX.into());
+    let socket = |value: &Value| match &value.as_array()?[..] {
+        [inode, seconds, nanoseconds] => {
+            Some(format!("[{},{},{}]", any(inode)?, seconds.as_i64()?, nanoseconds.as_i64()?))
+        }
+        _ => None,
+    };
+    fields(value, &[("log", &pid), ("anvil", &pid), ("socket", &socket)])
+}
+
 fn kept(value: &Value) -> Option<String> {
-    let text = |value: &Value| value.as_str().map(|_| value.to_string());
     let of_path = |value: &Value| {
         fields(
             value,
@@ -165,11 +252,19 @@ fn kept(value: &Value) -> Option<String> {
         fields(value, &[("logs", &|value| named(value, of_log)), ("left", &|value| list(value, &place))])
     };
     let cursor = |value: &Value| value.as_str().filter(|cursor| !cursor.contains('\0')).and(text(value));
-    fields(value, &[("files", &files), ("cursor", &|value| nothing_or(value, &cursor))])
+    let newest = |value: &Value| nothing_or(value, &text);
+    let ring = |value: &Value| fields(value, &[("newest", &newest), ("times", &any)]);
+    fields(
+        value,
+        &[
+            ("files", &files),
+            ("cursor", &|value| nothing_or(value, &cursor)),
+            ("ring", &|value| nothing_or(value, &ring)),
+        ],
+    )
 }
 
 fn place(value: &Value) -> Option<String> {
-    let any = |value: &Value| number(value, u64::MAX);
     let identity = |value: &Value| {
         let birth = |value: &Value| nothing_or(value, &time);
         fields(value, &[("device", &any), ("inode", &any), ("birth", &birth)])

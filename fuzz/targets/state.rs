@@ -17,14 +17,21 @@ use dovecot_capacity_exporter::{
         grammar::{Failure, NEEDLES},
         needles::Needles,
     },
-    service::LimitKind,
+    master::{Generation, ServiceStatus, Status},
+    service::{LimitKind, Service},
+    tally::{Starts, Tally},
 };
-use dovecot_capacity_exporter_fuzz::{meaning, random::Random, reached::Reached, state};
+use dovecot_capacity_exporter_fuzz::{
+    meaning,
+    random::Random,
+    reached::Reached,
+    state::{self, Told},
+};
 use libfuzzer_sys::{Corpus, fuzz_mutator, fuzz_target};
 use serde::de::IgnoredAny;
 use tempfile::TempDir;
 
-const FORMS: [&str; 9] = [
+const FORMS: [&str; 13] = [
     "a state",
     "counters",
     "an event behind it",
@@ -34,7 +41,19 @@ const FORMS: [&str; 9] = [
     "a place within a line",
     "a place that cannot be",
     "a path that is not of the log",
+    "starts of another list of services",
+    "starts of the same list of services",
+    "a place in the master's errors",
+    "a log that nobody follows",
 ];
+
+/// What the master tells after each state. Some states know this list, others an earlier one.
+const TOLD: Told = Told {
+    log: 20,
+    anvil: 5,
+    socket: (131, 1_795_509_401, 469_792_901),
+    starts: &[("anvil", 1), ("imap-login", 902), ("log", 1)],
+};
 
 /// A log and what a rotation made of it. A client has forged some of their lines, so that a line that is entered in
 /// its middle may look like an event.
@@ -69,9 +88,11 @@ fuzz_target!(init: { REACHED.expect(&FORMS) }, |input: &[u8]| -> Corpus {
             if totals.iter().any(|total| total.bytes().any(|byte| (b'1'..=b'9').contains(&byte))) {
                 forms.push("counters");
             }
-            if THE_LOGS.go_on(found, &json) {
-                forms.push("an event behind it");
+            forms.extend(count_starts(&found, &json));
+            if found.kept.ring.is_some() {
+                forms.push("a place in the master's errors");
             }
+            forms.extend(THE_LOGS.go_on(found, &json));
         }
     }
     REACHED.count(&forms);
@@ -151,6 +172,7 @@ fn totals(found: &Checkpoint) -> Vec<String> {
         totals.extend(there.filter_map(|(what, count)| Some(format!("{name} {what} {}", count?))));
         totals.push(format!("{name} kills {}", service.queue_full_kills));
         totals.push(format!("{name} handover {}", service.handover_failures));
+        totals.extend(service.starts.map(|starts| format!("{name} starts {}", starts.total())));
     }
     for (log, counts) in &found.logs {
         totals.push(format!(
@@ -166,6 +188,34 @@ fn totals(found: &Checkpoint) -> Vec<String> {
     }
     totals.sort();
     totals
+}
+
+/// Has the tally hear of [`TOLD`], twice: it adds up once, and nothing falls.
+fn count_starts(found: &Checkpoint, json: &[u8]) -> Option<&'static str> {
+    let name = |name: &str| Service::parse(name).expect("a name");
+    let status = |starts: &u64| ServiceStatus { starts: Some(*starts), ..ServiceStatus::default() };
+    let services = TOLD.starts.iter().map(|(service, starts)| (name(service), status(starts))).collect();
+    let generation = Generation { log: TOLD.log, anvil: TOLD.anvil, socket: TOLD.socket };
+    let status = Status { services, generation };
+    let mut tally = found.tally.clone();
+    let total = |tally: &Tally, service: &str| tally.of(&name(service))?.starts.map(Starts::total);
+    tally.count_starts(&status);
+    let mut any = None;
+    for (service, expected) in state::starts_after(json, &TOLD) {
+        let before = total(&found.tally, &service);
+        assert_eq!(total(&tally, &service), Some(expected), "{service} {}", json.escape_ascii());
+        assert!(before <= Some(expected), "{service} fell {}", json.escape_ascii());
+        if service == "imap-login" && before.is_some() {
+            let added = before.and_then(|before| before.checked_add(902)) == Some(expected);
+            any = Some(if added {
+                "starts of another list of services"
+            } else {
+                "starts of the same list of services"
+            });
+        }
+    }
+    assert!(!tally.count_starts(&status), "the same again is nothing new: {}", json.escape_ascii());
+    any
 }
 
 impl Logs {
@@ -220,8 +270,8 @@ impl Logs {
         text.into_bytes()
     }
 
-    /// Follows the files from where `found` has it; returns whether that gave an event, each of which is in the files.
-    fn go_on(&self, found: Checkpoint, json: &[u8]) -> bool {
+    /// Follows the files from where `found` has it; returns what there was to go on from. Each event is in the files.
+    fn go_on(&self, found: Checkpoint, json: &[u8]) -> Vec<&'static str> {
         let paths = [self.folder.path().join("mail.log"), self.folder.path().join("*.log")];
         let mut files = Files::new(&paths, SystemTime::UNIX_EPOCH, found.kept.files);
         let mut left = self.events.clone();
@@ -234,9 +284,18 @@ impl Logs {
                 true
             });
         }
-        // What it would save next is a state again.
-        assert!(files.kept().are_possible(), "{}", json.escape_ascii());
-        left != self.events
+        // What it would save next is a state again, with all that nobody follows as it was.
+        let kept = files.kept();
+        assert!(kept.are_possible(), "{}", json.escape_ascii());
+        let kept = serde_json::to_value(kept).expect("every key is a text");
+        let paths = paths.map(|path| path.to_string_lossy().into_owned());
+        let others = state::places(json).into_iter().filter(|(log, _)| !paths.contains(log));
+        let others: Vec<_> = others.collect();
+        for (log, places) in &others {
+            assert_eq!(kept["logs"][log], *places, "{}", json.escape_ascii());
+        }
+        let event = (left != self.events).then_some("an event behind it");
+        event.into_iter().chain((!others.is_empty()).then_some("a log that nobody follows")).collect()
     }
 }
 
@@ -255,7 +314,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What may stand for a word, a number or a sign.
-const WORDS: [&str; 41] = [
+const WORDS: [&str; 50] = [
     "0",
     "1",
     "-1",
@@ -290,8 +349,17 @@ const WORDS: [&str; 41] = [
     "@/*.log",
     "imap-login",
     "other",
+    "anvil",
+    "log",
+    "@/old.log",
     "client",
     "out_of_memory",
+    "4294967295",
+    "4294967296",
+    "-9223372036854775808",
+    "{\"before\":700,\"now\":902}",
+    "{\"log\":20,\"anvil\":5,\"socket\":[131,1795509401,469792901]}",
+    "{\"newest\":\"a\",\"times\":2}",
     "\\u0000",
     "ä",
     "00",
