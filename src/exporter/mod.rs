@@ -300,8 +300,10 @@ impl Exporter {
             if read.source == LimitSource::Config && before != Some(LimitSource::Config) {
                 info!(config = %self.config.dovecot_config.display(), "reading the configuration without doveconf");
             }
-            // Without a sight of reloads, what is on disk is the best guess at what is in force.
-            if loaded || limits.in_force.is_none() || !reload_is_seen {
+            // Without a sight of reloads, what is on disk is the best guess at what is in force; and so it is where a
+            // part of that could not be read when it was loaded.
+            let unknown = limits.in_force.as_ref().is_none_or(|limits| limits.unknown.is_some());
+            if loaded || unknown || !reload_is_seen {
                 limits.in_force = Some(read.clone());
             }
         }

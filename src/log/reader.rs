@@ -49,7 +49,6 @@ pub struct Kept {
     /// The newest entry of the journal.
     pub cursor: Option<String>,
     /// The newest error of the master.
-    #[serde(default)]
     pub ring: Option<ring::Place>,
 }
 
