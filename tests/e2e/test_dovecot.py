@@ -154,7 +154,10 @@ class Limits(Beside):
         self.assert_limits(self.run_dovecot(instance_name=None))
 
     def test_every_protocol(self) -> None:
-        self.assert_limits(self.run_dovecot(protocols=ALL_PROTOCOLS))
+        dovecot = self.run_dovecot(protocols=ALL_PROTOCOLS)
+        self.assert_limits(dovecot)
+        with Exporter(dovecot) as exporter:
+            self.assertLess(len(exporter.metrics()), 500)
 
     def test_changed_defaults_and_the_clamp(self: Any) -> None:
         settings = "default_process_limit = 77\ndefault_client_limit = 555\n"
