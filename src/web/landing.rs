@@ -95,18 +95,21 @@ fn fullness(service: &ServiceReading) -> Option<f64> {
 fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceReading]) -> fmt::Result {
     html.push_str(
         "<div class=\"scroll\"><table>\n<thead><tr><th>Service<th class=\"wide\">Processes / limit<th class=\"number\">Clients per process\
-         <th class=\"number\">Connection capacity<th class=\"number\">Warnings<th>Last warning</tr></thead>\n<tbody>\n",
+         <th class=\"number\">Connections / capacity<th class=\"number\">Warnings<th>Last warning</tr></thead>\n<tbody>\n",
     );
     for service in services {
         let settings = &service.settings;
         let warnings = warnings(reading, service);
+        #[expect(clippy::cast_precision_loss, reason = "for the eye")]
+        let connections = service.status.map(|status| status.connections as f64);
         let last = tally(reading, service).and_then(|tally| tally.last_drop_warning);
         writeln!(
             html,
-            "<tr><th scope=\"row\">{}<td>{}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number{}\">{warnings}<td>{}</tr>",
+            "<tr><th scope=\"row\">{}<td>{}<td class=\"number\">{}<td class=\"number\">{} / {}<td class=\"number{}\">{warnings}<td>{}</tr>",
             service.service,
             Processes(service),
             Known(settings.client_limit.map(Limit::value)),
+            Known(connections),
             Known(settings.connection_capacity()),
             if warnings > 0 { " bad" } else { "" },
             last.map(ago).unwrap_or_default(),
