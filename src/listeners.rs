@@ -1,6 +1,9 @@
-//! Clients that wait in the kernel to be accepted by Dovecot.
+//! Clients that wait in the kernel to be accepted by Dovecot, and how many may.
+
+pub mod diag;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader},
     net::SocketAddr,
@@ -8,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use procfs::{FromBufReadSI, ProcError, current_system_info, net::TcpNetEntries};
+use procfs::{
+    FromBufReadSI, ProcError, current_system_info,
+    net::{TcpNetEntries, TcpNetEntry},
+};
 
 /// How `/proc/net/tcp` writes LISTEN.
 const LISTEN: &str = "0A";
@@ -17,16 +23,27 @@ const LISTEN: &str = "0A";
 /// very many: half a millisecond where there are few. So never more often than this, however many ask.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The sockets that listen in the network name space of a process, each with the length of its queue.
+/// The sockets that listen in the network name space of a process.
 #[derive(Debug, Default)]
 pub struct Listeners {
     looked: Option<(Instant, i32)>,
-    queues: Vec<(SocketAddr, u32)>,
+    queues: Vec<Queue>,
+}
+
+/// The queue of a socket that listens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Queue {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Clients in it.
+    pub clients: u32,
+    /// Most clients that it takes; nothing if the socket is of another network name space.
+    pub limit: Option<u32>,
 }
 
 impl Listeners {
     /// Those of process `pid`, as they were at most a second ago; none if that cannot be read.
-    pub fn queues(&mut self, procfs: &Path, pid: i32) -> &[(SocketAddr, u32)] {
+    pub fn queues(&mut self, procfs: &Path, pid: i32) -> &[Queue] {
         if !self.looked.is_some_and(|(looked, before)| before == pid && looked.elapsed() < LOOK) {
             self.looked = Some((Instant::now(), pid));
             self.queues = queues(procfs, pid).unwrap_or_default();
@@ -35,10 +52,12 @@ impl Listeners {
     }
 }
 
-fn queues(procfs: &Path, pid: i32) -> io::Result<Vec<(SocketAddr, u32)>> {
+fn queues(procfs: &Path, pid: i32) -> io::Result<Vec<Queue>> {
     let net = procfs.join(format!("{pid}/net"));
-    let mut queues = listening(&net.join("tcp"))?;
-    match listening(&net.join("tcp6")) {
+    // A kernel may lack the module for it.
+    let limits = diag::limits().unwrap_or_default();
+    let mut queues = listening(&net.join("tcp"), &limits)?;
+    match listening(&net.join("tcp6"), &limits) {
         Ok(more) => queues.extend(more),
         // The kernel has no IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -47,7 +66,7 @@ fn queues(procfs: &Path, pid: i32) -> io::Result<Vec<(SocketAddr, u32)>> {
     Ok(queues)
 }
 
-fn listening(path: &Path) -> io::Result<Vec<(SocketAddr, u32)>> {
+fn listening(path: &Path, limits: &BTreeMap<(u64, u16), u32>) -> io::Result<Vec<Queue>> {
     let mut text = String::new();
     for line in BufReader::new(File::open(path)?).lines() {
         let line = line?;
@@ -63,8 +82,13 @@ fn listening(path: &Path) -> io::Result<Vec<(SocketAddr, u32)>> {
         ProcError::Io(error, _) => error,
         error => io::Error::other(error.to_string()),
     })?;
-    // For a socket that listens, this is the number of connections to be accepted.
-    Ok(entries.into_iter().map(|entry| (entry.local_address, entry.rx_queue)).collect())
+    let queue = |entry: TcpNetEntry| Queue {
+        address: entry.local_address,
+        // For a socket that listens, this is the number of connections to be accepted.
+        clients: entry.rx_queue,
+        limit: limits.get(&(entry.inode, entry.local_address.port())).copied(),
+    };
+    Ok(entries.into_iter().map(queue).collect())
 }
 
 #[cfg(test)]
@@ -89,7 +113,8 @@ mod tests {
              \x20  3: no line of the kernel's\n"
         );
         fs::write(net.join("tcp"), tcp).expect("written");
-        let found = |text: &str, queue| (text.parse::<SocketAddr>().expect("an address"), queue);
+        let found =
+            |text: &str, clients| Queue { address: text.parse().expect("an address"), clients, limit: None };
         let expected = vec![found("127.0.0.1:143", 8), found("0.0.0.0:993", 0)];
         assert_eq!(queues(folder.path(), 7).expect("read"), expected);
         let tcp6 = format!(

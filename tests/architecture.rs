@@ -41,6 +41,7 @@ const PLACES: [(&str, &[&str]); 12] = [
         "rustix",
         &[
             "limits/doveconf.rs",
+            "listeners/diag.rs",
             "log/bell.rs",
             "log/copies.rs",
             "log/follow.rs",

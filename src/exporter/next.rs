@@ -24,7 +24,8 @@ use crate::{
 /// The use of other things than processes, beside what there is of them.
 #[derive(Clone, Debug, Default)]
 pub struct Next {
-    queues: BTreeMap<(Service, u16), u64>,
+    /// Clients that wait, and how many may, if that is known of each socket.
+    queues: BTreeMap<(Service, u16), (u64, Option<u64>)>,
     client_limits_required: BTreeMap<Service, u32>,
     resident: BTreeMap<Service, u64>,
     tasks: Option<Tasks>,
@@ -57,10 +58,11 @@ impl Next {
         next.open_files = process::open_files_limit(procfs, master.pid);
         let sockets = listeners.queues(procfs, master.pid);
         for listener in limits.listeners.iter().filter(|listener| shown(&listener.service)) {
-            let queues = sockets.iter().filter(|(address, _)| listens(listener, *address));
-            for (_, queue) in queues {
-                *next.queues.entry((listener.service.clone(), listener.port)).or_default() +=
-                    u64::from(*queue);
+            for queue in sockets.iter().filter(|queue| listens(listener, queue.address)) {
+                let port = (listener.service.clone(), listener.port);
+                let (clients, limit) = next.queues.entry(port).or_insert((0, Some(0)));
+                *clients += u64::from(queue.clients);
+                *limit = limit.zip(queue.limit).map(|(sum, limit)| sum + u64::from(limit));
             }
         }
         next
@@ -68,9 +70,10 @@ impl Next {
 
     /// Adds its samples.
     pub fn add_to(&self, page: &mut Page, quiet: &BTreeSet<&Service>) {
-        for ((service, port), queue) in &self.queues {
+        for ((service, port), (clients, limit)) in &self.queues {
             let labels = [service.as_str(), &port.to_string()];
-            page.add(&metrics::LISTENER_QUEUE_CONNECTIONS, &labels, whole(*queue));
+            page.add(&metrics::LISTENER_QUEUE_CONNECTIONS, &labels, whole(*clients));
+            page.add_known(&metrics::LISTENER_QUEUE_LIMIT, &labels, limit.map(whole));
         }
         for (service, number) in &self.client_limits_required {
             page.add(&metrics::SERVICE_CLIENT_LIMIT_REQUIRED, &[service.as_str()], (*number).into());

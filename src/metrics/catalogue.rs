@@ -116,6 +116,12 @@ pub static LISTENER_QUEUE_CONNECTIONS: Metric = gauge(
     &["service", "port"],
     "Clients that are connected as far as they know and wait in the kernel for Dovecot to accept them, on all addresses of the port, as they were at most a second ago. Stays above 0 when all processes of the service are busy; when the queue is full, further clients find no connection. Absent while doveconf does not tell the ports, and where nothing listens.",
 );
+/// Room for them.
+pub static LISTENER_QUEUE_LIMIT: Metric = gauge(
+    "dovecot_listener_queue_limit",
+    &["service", "port"],
+    "Clients that may wait there before the kernel turns further ones away, on all addresses of the port: process_limit times client_limit as they were when Dovecot was started, since a reload does not change it, and net.core.somaxconn at most. Absent where Dovecot is in another network name space than the exporter.",
+);
 /// What the formula demands.
 pub static SERVICE_CLIENT_LIMIT_REQUIRED: Metric = gauge(
     "dovecot_service_client_limit_required",
@@ -306,7 +312,7 @@ pub static PROCESS_START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the exporter started, in seconds since 1970.");
 
 /// Every metric, in the order of the page.
-pub static CATALOGUE: [&Metric; 52] = [
+pub static CATALOGUE: [&Metric; 53] = [
     &MASTER_UP,
     &SERVICE_PROCESSES,
     &SERVICE_PROCESSES_PEAK,
@@ -324,6 +330,7 @@ pub static CATALOGUE: [&Metric; 52] = [
     &SERVICE_LISTEN_PAUSED,
     &SERVICE_PROCESS_STARTS,
     &LISTENER_QUEUE_CONNECTIONS,
+    &LISTENER_QUEUE_LIMIT,
     &SERVICE_CLIENT_LIMIT_REQUIRED,
     &SERVICE_RESIDENT_MEMORY,
     &MASTER_OPEN_FILES_LIMIT,

@@ -19,15 +19,16 @@ LOGIN = "imap-login"
 PEAK = "dovecot_service_processes_peak"
 AT_LIMIT = "dovecot_service_at_process_limit_seconds_total"
 QUEUE = "dovecot_listener_queue_connections"
+QUEUE_LIMIT = "dovecot_listener_queue_limit"
 REQUIRED = "dovecot_service_client_limit_required"
 MEMORY = "dovecot_service_resident_memory_bytes"
 
 
-def queue_lengths(dovecot: Dovecot) -> dict[str, int]:
-    """Clients that wait, by listener: ss asks the kernel another way than by /proc."""
+def queue_lengths(dovecot: Dovecot, column: int = 1) -> dict[str, int]:
+    """Clients that wait, by listener, or in the next column how many may: ss asks the kernel by netlink for both."""
     command = ["ss", "--listening", "--tcp", "--numeric", "--no-header"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    lengths = {fields[3]: int(fields[1]) for fields in map(str.split, lines)}
+    lengths = {fields[3]: int(fields[column]) for fields in map(str.split, lines)}
     return {name: lengths[f"{HOST}:{port}"] for name, port in dovecot.ports.items()}
 
 
@@ -114,6 +115,15 @@ class OfDovecot:
                 return shown == [waiting] * 2 and waiting["imap"] >= 5 and waiting["imaps"] == 3
 
             wait_until(agree, 20, "clients to wait")
+        limits = queue_lengths(dovecot, 2)
+        self.assertEqual(set(limits.values()), {20})
+        # A reload does not make it longer.
+        dovecot.write_config(services={LOGIN: {"process_limit": 30}})
+        dovecot.reload()
+        for some in (exporter, others):
+            wait_until(lambda: some.value("dovecot_service_process_limit", service=LOGIN) == 30, 20, "the new limit")
+            shown = {name: some.value(QUEUE_LIMIT, service=LOGIN, port=port) for name, port in ports.items()}
+            self.assertEqual(shown, limits)
 
     def test_what_auth_and_anvil_need(self: unittest.TestCase) -> None:
         options = {"protocols": ("imap", "pop3", "lmtp")}
