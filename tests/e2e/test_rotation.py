@@ -35,9 +35,9 @@ LINE = 120
 # A reader that a busy machine keeps waiting for 30 ms loses 60 lines then, however often it looks. So the two that
 # are compared go before all others.
 FIRST = ("chrt", "--fifo", "1")
-# Lines that a truncation may cost beside what the follower loses, which wakes at each line: the exporter leaves 2 ms,
-# or 4 lines, between two reads.
-A_HANDFUL = 5
+# Lines that all truncations together may cost beside twice what the follower loses, which may lose none by luck. The
+# exporter, too, wakes at each line while somebody copies; without that it loses 40 and more.
+A_HANDFUL = 10
 PATIENCE = 60
 
 
@@ -174,7 +174,7 @@ class OfAFlood(unittest.TestCase):
         print(f"\n{style}: of {written} lines lost {lost:.0f}, by the follower {inevitable}", flush=True)
         self.assertGreaterEqual(written, (TIMES + 1) * APART)
         self.assertGreaterEqual(lost, 0)
-        self.assertLessEqual(lost, 2 * inevitable + A_HANDFUL * TIMES)
+        self.assertLessEqual(lost, 2 * inevitable + A_HANDFUL)
         self.assertEqual(values[TRUNCATIONS], TIMES)
         self.assertEqual(values[ROTATIONS], 0)
 
