@@ -125,6 +125,16 @@ class OfDovecot:
             shown = {name: some.value(QUEUE_LIMIT, service=LOGIN, port=port) for name, port in ports.items()}
             self.assertEqual(shown, limits)
 
+    def test_descriptors(self: unittest.TestCase) -> None:
+        dovecot = self.dovecot(5)
+        of_master = ["prlimit", "--pid", str(dovecot.master_pid)]
+        subprocess.run([*of_master, "--nofile=4321:"], check=True)
+        told = subprocess.run([*of_master, "--nofile", "--output=SOFT", "--noheadings"], check=True, capture_output=True)
+        self.assertEqual(int(told.stdout), 4321)
+        for make in (Exporter, Exporter.unprivileged):
+            with make(dovecot) as exporter:
+                self.assertEqual(exporter.value("dovecot_master_open_files_limit"), 4321)
+
     def test_what_auth_and_anvil_need(self: unittest.TestCase) -> None:
         options = {"protocols": ("imap", "pop3", "lmtp")}
         dovecot = self.dovecot(1500, **options)
