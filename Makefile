@@ -43,7 +43,7 @@ fuzz:
 	fuzz/run
 
 e2e: build witness
-	python3 -m unittest discover -s tests/e2e -v
+	tests/e2e/run
 
 demo: demo-packages build
 	python3 demo/demo.py

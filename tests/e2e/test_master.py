@@ -514,7 +514,9 @@ class Master(Beside):
                         self.assertEqual(by_service(page, PROCESS_LIMIT)[SERVICE], 5)
                         self.assertEqual(page["dovecot_master_up", frozenset()], 1)
                     reasons = [line for line in exporter.stderr if "source=master" in line and "level=warn" in line]
-                    self.assertIn(name.split(":")[0], reasons[-1])
+                    # A slow machine does not get to the bound on bytes before that on time.
+                    expected = "(does not end|in time)" if instead is endless else name.split(":")[0]
+                    self.assertRegex(reasons[-1], expected)
                     relay.instead = None
                     self.assert_equal(dovecot, exporter)
             self.assertLess(exporter.value("process_resident_memory_bytes"), memory + (2 << 20))
