@@ -12,7 +12,8 @@ set -eu
 
 demo_packages="dovecot-imapd prometheus python3 openssl curl"
 all_packages="$demo_packages dovecot-pop3d dovecot-lmtpd dovecot-submissiond
-    dovecot-managesieved prometheus-process-exporter mtail logrotate rsyslog
+    dovecot-managesieved prometheus-alertmanager prometheus-process-exporter mtail
+    logrotate rsyslog
     systemd bindfs debootstrap iproute2 procps gcc g++ libc6-dev"
 
 root="${XDG_CACHE_HOME:-$HOME/.cache}/dovecot-capacity-exporter/trixie"
