@@ -1,8 +1,9 @@
 """Real servers for the end-to-end tests, each private to the test that starts it.
 
 `Dovecot` runs either generation on loopback out of one temporary directory,
-`Exporter` runs the program under test, `Prometheus` scrapes it. All are context
-managers, leave nothing behind, and end with the test run even if it is killed.
+`Exporter` runs the program under test, `Prometheus` scrapes it, `Alertmanager` sends
+its alerts to a `Webhook`. All are context managers, leave nothing behind, and end
+with the test run even if it is killed.
 
 The tests must run as root: Dovecot's master does, and so does chroot.
 `install-packages.sh` beside this file installs what is needed.
@@ -14,6 +15,7 @@ import atexit
 import dataclasses
 import functools
 import http.client
+import http.server
 import json
 import os
 import random
@@ -47,7 +49,7 @@ _NOBODY = 65534
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float, what: str) -> T:
+def wait_until(condition: Callable[[], T], timeout: float, what: str, every: float = 0.02) -> T:
     """Returns the first true value of `condition`; the only place that sleeps."""
     deadline = time.monotonic() + timeout
     while True:
@@ -55,7 +57,7 @@ def wait_until(condition: Callable[[], T], timeout: float, what: str) -> T:
             return value
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout} s in vain for {what}")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def free_port() -> int:
@@ -687,53 +689,39 @@ class Exporter(Server):
         return self.metrics().get((name, frozenset(labels.items())))
 
 
-# --- Prometheus ---------------------------------------------------------------
+# --- Prometheus, Alertmanager and who is told ---------------------------------
 
 
-class Prometheus(Server):
-    """A Prometheus that scrapes `targets` (host:port) every second.
+class _WebServer(Server):
+    """A server that listens on `address`, keeps its files in a directory, and says when it is ready."""
 
-    `rules` are rule files; they are evaluated every second as well.
-    """
-
-    def __init__(self, targets: Sequence[str], rules: Sequence[Path] = (), job: str = "dovecot") -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="prometheus-lab-"))
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-lab-"))
         super().__init__()
         self.address = f"127.0.0.1:{free_port()}"
-        self._config = self._directory / "prometheus.yml"
-        # JSON is YAML.
-        self._config.write_text(
-            json.dumps(
-                {
-                    "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-                    "rule_files": [str(Path(rule).resolve()) for rule in rules],
-                    "scrape_configs": [{"job_name": job, "static_configs": [{"targets": list(targets)}]}],
-                }
-            )
-        )
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
 
     def start(self) -> None:
         with (self._directory / "stderr").open("wb") as sink:
-            self._spawn(
-                ["/usr/bin/prometheus", f"--config.file={self._config}"]
-                + [f"--storage.tsdb.path={self._directory}/data", f"--web.listen-address={self.address}"],
-                stdout=sink,
-                stderr=sink,
-            )
+            command = [*self._command(), f"--web.listen-address={self.address}"]
+            self._spawn(command, stdout=sink, stderr=sink)
         self.wait_ready()
 
     def wait_ready(self) -> None:
         """Returns when it answers queries; `start` has already waited."""
+        name = type(self).__name__
 
         def ready() -> bool:
             if self.process is None or self.process.poll() is not None:
-                raise RuntimeError(f"Prometheus ended: {(self._directory / 'stderr').read_text()}")
+                raise RuntimeError(f"{name} ended: {(self._directory / 'stderr').read_text()}")
             try:
                 return http_get(self.address, "/-/ready")[0] == 200
             except OSError:
                 return False
 
-        wait_until(ready, 30, "Prometheus to be ready")
+        wait_until(ready, 30, f"{name} to be ready")
 
     def stop(self) -> None:
         if self.process is not None:
@@ -741,6 +729,39 @@ class Prometheus(Server):
 
     def _remove_files(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Prometheus(_WebServer):
+    """A Prometheus that scrapes `targets` (host:port) every second.
+
+    `rules` are rule files; they are evaluated every second as well, and the alerts go to `alertmanager`.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        rules: Sequence[Path] = (),
+        job: str = "dovecot",
+        alertmanager: Alertmanager | None = None,
+    ) -> None:
+        super().__init__()
+        self._config = self._directory / "prometheus.yml"
+        told = [alertmanager.address] if alertmanager else []
+        # JSON is YAML.
+        self._config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+                    "rule_files": [str(Path(rule).resolve()) for rule in rules],
+                    "scrape_configs": [{"job_name": job, "static_configs": [{"targets": list(targets)}]}],
+                    "alerting": {"alertmanagers": [{"static_configs": [{"targets": told}]}]},
+                }
+            )
+        )
+
+    def _command(self) -> list[str]:
+        data = f"--storage.tsdb.path={self._directory}/data"
+        return ["/usr/bin/prometheus", f"--config.file={self._config}", data]
 
     def api(self, path: str, **parameters: str) -> Any:
         """The `data` of an answer of the HTTP API, for example api("rules")."""
@@ -761,3 +782,61 @@ class Prometheus(Server):
         """Per scrape target (host:port) its state: `health`, `lastError`, `lastScrapeDuration`."""
         active = self.api("targets", state="active")["activeTargets"]
         return {target["labels"]["instance"]: target for target in active}
+
+
+class Message(NamedTuple):
+    """What a webhook was sent: when, by time.monotonic(), on behalf of which receiver, and what."""
+
+    at: float
+    receiver: str
+    payload: dict[str, Any]
+
+
+class Webhook(http.server.ThreadingHTTPServer):
+    """Takes what Alertmanager sends to http://ADDRESS/RECEIVER."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        super().__init__(("127.0.0.1", 0), _WebhookRequest)
+        self.address = f"127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _WebhookRequest(http.server.BaseHTTPRequestHandler):
+    server: Webhook
+
+    def do_POST(self) -> None:
+        at = time.monotonic()
+        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.messages.append(Message(at, self.path.removeprefix("/"), payload))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Alertmanager(_WebServer):
+    """An Alertmanager of its own, without peers, with this configuration (YAML)."""
+
+    def __init__(self, config: str) -> None:
+        super().__init__()
+        self._config = self._directory / "alertmanager.yml"
+        self._config.write_text(config)
+
+    def _command(self) -> list[str]:
+        return [
+            *("/usr/bin/prometheus-alertmanager", f"--config.file={self._config}"),
+            *(f"--storage.path={self._directory}/data", "--cluster.listen-address="),
+        ]
+
+    def alerts(self, **labels: str) -> list[dict[str, Any]]:
+        """The alerts it has now, inhibited ones too, with exactly these values of these labels."""
+        filters = [("filter", f"{name}={json.dumps(value)}") for name, value in labels.items()]
+        return json.loads(http_get(self.address, f"/api/v2/alerts?{urllib.parse.urlencode(filters)}")[2])
