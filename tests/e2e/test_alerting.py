@@ -587,16 +587,21 @@ class Stories(unittest.TestCase):
 
 
 def live(story: Story, stage: Stage) -> None:
+    """The story, with what is needed to understand its failure."""
     began = time.monotonic()
     try:
         story(stage)
     except BaseException as error:
-        for log in (stage.dovecot.log_text().splitlines(), stage.exporter.stderr):
-            error.add_note("\n".join(["", *log[-10:]]))
-        told = [f"{message.receiver} {message.at - began:.1f} s: {alert['status']} {alert['labels']}"
-                for message in stage.webhook.messages for alert in message.payload["alerts"]
-                if alert["labels"].get("instance") == stage.instance]  # fmt: skip
-        error.add_note("\n".join(["", f"after {time.monotonic() - began:.1f} s", *told]))
+        error.add_note("\n".join(["", "Dovecot:", *stage.dovecot.log_text().splitlines()[-10:]]))
+        error.add_note("\n".join(["Exporter:", *stage.exporter.stderr[-10:]]))
+        error.add_note(f"Failed scrapes: {stage.query('sum_over_time((up{%s} == bool 0)[1h:1s])')}")
+        error.add_note(f"Alerts now: {[labels for labels, _ in stage.query('ALERTS{%s}')]}")
+        error.add_note(f"Told until {time.monotonic() - began:.1f} s after the beginning:")
+        for message in stage.webhook.messages:
+            for alert in message.payload["alerts"]:
+                if alert["labels"].get("instance") == stage.instance:
+                    words = message.receiver, alert["status"], alert["labels"]
+                    error.add_note(f"{message.at - began:.1f} s: {words}")
         raise
 
 
