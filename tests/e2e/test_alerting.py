@@ -39,6 +39,7 @@ ROUTES = REPOSITORY / "alerts/alertmanager.yml"
 GENERATIONS = ("2.3", "2.4")
 SERVICE = "imap-login"
 PATIENCE = 120
+CHECK = unittest.TestCase()
 BOUND = 10  # seconds from the first client that is turned away to the page
 SOURCE_UP = "dovecot_exporter_source_up"
 TURNED_AWAY = "DovecotClientsTurnedAway"
@@ -247,6 +248,11 @@ class Stage:
         description = alert["annotations"]["description"].replace(self.instance, "")
         return [int(number) for number in re.findall(r"\d+", description)]
 
+    def assert_told_numbers(self, alert: dict[str, Any], *numbers: int) -> None:
+        """The first ones are these; what is advised after them is not compared."""
+        told = self.numbers(alert)[: len(numbers)]
+        CHECK.assertEqual(told, list(numbers), alert["annotations"]["description"])
+
     def replace(self, old: list[Client], count: int) -> list[Client]:
         """Users who are cut off connect again, as mail programs do."""
         if not all(client.closed_by_server(PATIENCE) for client in old):
@@ -303,7 +309,6 @@ class FirstPage(unittest.TestCase):
 #
 # Each is lived by a Dovecot of either generation, all at the same time.
 
-CHECK = unittest.TestCase()
 USERS = 8  # five that have a mailbox open, three that would like to
 
 
@@ -321,7 +326,7 @@ def option_2(stage: Stage) -> None:
     _, alert = stage.await_told("pager", "firing", AT_LIMIT)
     status = stage.dovecot.service_status(SERVICE)
     limits = status["process_limit"], status["client_limit"]
-    CHECK.assertEqual(stage.numbers(alert), [holders, limits[0] * limits[1], *limits])
+    stage.assert_told_numbers(alert, holders, limits[0] * limits[1], *limits)
     CHECK.assertEqual(stage.dovecot.warnings(), [], "nobody has knocked")
     stage.await_inhibited(NEAR_LIMIT, by=AT_LIMIT)
     are_turned_away(stage)
@@ -340,11 +345,13 @@ def are_turned_away(stage: Stage) -> None:
     knock()
     _, alert = stage.await_told("pager", "firing", TURNED_AWAY)
     status = stage.dovecot.service_status(SERVICE)
-    warnings, turned_out, *counts = stage.numbers(alert)
-    CHECK.assertEqual(counts, [status["process_count"], status["process_limit"]])
-    # None: that Dovecot stopped listening may be seen a moment before its line in the log.
-    CHECK.assertIn(warnings, (0, len(stage.dovecot.warnings())))
-    CHECK.assertEqual(turned_out, 0, "who is logged in is not turned out")
+    # Who is logged in is not turned out to make room.
+    counts = 0, status["process_count"], status["process_limit"]
+    if stage.numbers(alert)[0] == 0:
+        # That Dovecot stopped listening may be seen a moment before its line in the log.
+        stage.assert_told_numbers(alert, 0, *counts)
+    else:
+        stage.assert_told_numbers(alert, len(stage.dovecot.warnings()), *counts)
     stage.await_inhibited(AT_LIMIT, by=TURNED_AWAY, meanwhile=knock)
     stage.await_inhibited(NEAR_LIMIT, by=TURNED_AWAY, meanwhile=knock)
     CHECK.assertEqual(stage.told("tickets", "firing", NEAR_LIMIT), [])
@@ -372,8 +379,7 @@ def capacity(stage: Stage) -> None:
     status = stage.dovecot.service_status(SERVICE)
     limits = status["process_limit"], status["client_limit"]
     room = limits[0] * limits[1]
-    # After these the description goes on with advice.
-    CHECK.assertEqual(stage.numbers(alert)[:5], [len(users), room, 100 * len(users) // room, *limits])
+    stage.assert_told_numbers(alert, len(users), room, 100 * len(users) // room, *limits)
     stage.clients.close(users[4:])
     stage.await_told("tickets", "resolved", NEAR_CAPACITY)
     stage.await_calm()
@@ -388,7 +394,7 @@ def lost_logins(stage: Stage) -> None:
     _, alert = stage.await_told("pager", "firing", LOGINS_LOST, service="imap")
     status = stage.dovecot.service_status("imap")
     lost = stage.dovecot.log_text().count("(destination service { process_limit } reached?)")
-    CHECK.assertEqual(stage.numbers(alert), [lost, status["process_count"], status["process_limit"]])
+    stage.assert_told_numbers(alert, lost, status["process_count"], status["process_limit"])
     stage.await_told("pager", "firing", TURNED_AWAY, service="imap")
     stage.clients.close()
     stage.dovecot.stop()
@@ -407,14 +413,14 @@ def limits_on_disk(stage: Stage) -> None:
     _, alert = stage.await_told("tickets", "firing", NOT_IN_FORCE, service=SERVICE)
     command = [dovecot.doveconf, "-c", dovecot.config, "-h", f"service/{SERVICE}/process_limit"]
     on_disk = int(subprocess.run(command, check=True, capture_output=True).stdout)
-    CHECK.assertEqual(stage.numbers(alert), [on_disk, dovecot.service_status(SERVICE)["process_limit"]])
+    stage.assert_told_numbers(alert, on_disk, dovecot.service_status(SERVICE)["process_limit"])
     dovecot.reload()
     stage.await_told("tickets", "resolved", NOT_IN_FORCE, service=SERVICE)
     for service in ("auth", "anvil"):
         _, alert = stage.await_told("tickets", "firing", NEXT_LIMIT, service=service)
         said = rf"service {service} {{ client_limit=(\d+) }} is lower than required under max\. load \((\d+)\)"
         client_limit, required = map(int, re.findall(said, dovecot.log_text())[-1])
-        CHECK.assertEqual(stage.numbers(alert), [client_limit, required])
+        stage.assert_told_numbers(alert, client_limit, required)
         services[service] = {"client_limit": required}
     dovecot.write_config(services=services)
     dovecot.reload()
