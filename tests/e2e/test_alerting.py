@@ -148,8 +148,9 @@ class Shorter(unittest.TestCase):
         self.assertEqual(len(whole), len(divided))
 
     def test_refuses_what_it_does_not_understand(self) -> None:
-        for line in ("for: five minutes", "for: 300", "interval: 1.5m", "keep_firing_for:", "expr: a[300]", "expr: a[$x]",
-                     "expr: a offset -5m", "expr: a offset 300", "expr: a[1d:]"):  # fmt: skip
+        keys = "for: five minutes", "for: 300", "interval: 1.5m", "keep_firing_for:"
+        ranges = "a[300]", "a[$x]", "a[1d:]", "a offset -5m", "a offset 300"
+        for line in (*keys, *(f"expr: {expression}" for expression in ranges)):
             with self.subTest(line), self.assertRaises(ValueError):
                 shorter(f"      {line}\n", 15)
 
