@@ -378,7 +378,7 @@ def weeks_of_tests() -> dict[str, Any]:
         "rule_files": [str(RULES)],
         "evaluation_interval": f"{STEP * 60:.0f}m",
         # The second needs what the first has just recorded: a quarter of an hour later it is too old.
-        "group_eval_order": ["dovecot_capacity", "dovecot_capacity_trend"],
+        "group_eval_order": ["dovecot_capacity", "dovecot_capacity_trend", "dovecot_capacity_hours", "dovecot_capacity_week"],
         "tests": [*growth(), *leak(), *edges(), *quiet(), *restarts(), *missing()],
     }
 
