@@ -13,7 +13,7 @@ set -eu
 demo_packages="dovecot-imapd prometheus python3 openssl curl"
 all_packages="$demo_packages dovecot-pop3d dovecot-lmtpd dovecot-submissiond
     dovecot-managesieved prometheus-process-exporter mtail logrotate rsyslog
-    systemd bindfs debootstrap iproute2 procps gcc g++ libc6-dev
+    systemd acl bindfs debootstrap iproute2 procps gcc g++ libc6-dev
     prometheus-alertmanager chromium fonts-dejavu-core"
 # Often there is a newer one that is not Debian's, whose npm is no package.
 command -v node >/dev/null || all_packages="$all_packages nodejs"

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -16,6 +17,8 @@ FENCES = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
 BLOCKS = [text for language, text in FENCES if language == "conf"]
 PROSE = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
 COMMANDS = [line[4:] for line in PROSE.splitlines() if line.startswith("    ") and "Warning:" not in line]
+# In the order in which they are to be given.
+RULES = [line for line in COMMANDS if line.endswith((".rules.yml", "alertmanager.yml"))]
 
 
 class Commands(unittest.TestCase):
@@ -26,6 +29,7 @@ class Commands(unittest.TestCase):
             "target/release/dovecot-capacity-exporter",
             "curl -s http://localhost:9166/metrics | grep 'service=\"imap-login\"'",
             "doveadm reload",
+            *RULES,
         }
         run_by_make = {"cargo build --release", "make test"}
         self.assertEqual(set(COMMANDS), run_here | run_by_make)
@@ -84,6 +88,23 @@ class Commands(unittest.TestCase):
             file.flush()
             check = subprocess.run(["promtool", "check", "config", file.name], capture_output=True, text=True)
             self.assertEqual(check.returncode, 0, check.stderr)
+
+    def test_rules_and_routes(self):
+        """As they are installed: copied, pointed to the user's own places, and checked."""
+        scrape, rule_files = (text for language, text in FENCES if language == "yaml")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("dovecot.rules.yml", "alertmanager.yml"):
+                shutil.copy(ROOT / "alerts" / name, folder)
+            Path(folder, "prometheus.yml").write_text(scrape + rule_files)
+            for command in [*RULES, "promtool check config prometheus.yml"]:
+                done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+                self.assertEqual(done.returncode, 0, f"{command}: {done.stdout}{done.stderr}")
+            self.assertIn("rules found", done.stdout)
+            rules = Path(folder, "dovecot.rules.yml").read_text()
+            self.assertNotIn("example.org", rules)
+            alerts = len(set(re.findall(r"- alert: (\w+)", rules)))
+            for place in ("YOUR-WIKI/runbook.md#", "YOUR-GRAFANA/d/"):
+                self.assertGreaterEqual(rules.count(f": https://{place}"), alerts)
 
     def test_flags(self):
         """The table has every flag that --help has, with the same default."""
