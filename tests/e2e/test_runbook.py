@@ -377,10 +377,10 @@ class OfDovecot:
         self.assertEqual(stage.value("handover_failures_total", "imap"), 1)
         self.assertEqual(stage.dovecot.service_status("imap")["process_count"], 8)
 
-    def apply(self: unittest.TestCase, stage: Stage, block: str) -> None:
+    def apply(self: unittest.TestCase, stage: Stage, block: str, **options: object) -> None:
         """As the runbook says, and waits until those from before the reload have been sent away."""
         old = list(stage.clients.held)
-        stage.dovecot.write_config(services={}, settings=block)
+        stage.dovecot.write_config(**({"services": {}} | options), settings=block)
         done = stage.run(the_command(RELOAD))
         self.assertEqual(done.returncode, 0, done.stderr)
         for client in old:
@@ -412,7 +412,8 @@ class OfDovecot:
                 stage.clients.knock(6, PATIENCE, until=lambda: dovecot.warnings(LOGIN))
                 before = dovecot.warnings(LOGIN)
                 self.assertGreater(len(before), 0)
-                self.apply(stage, block)
+                # That process_limit is kept where the block has no other: it is by sharing that there is room then.
+                self.apply(stage, block, services=dovecot.options.services)
 
                 stage.clients.idle(2 * HOLDERS)
                 self.assertEqual(stage.clients.knock(6, PATIENCE), {Outcome.GREETED: 6})
