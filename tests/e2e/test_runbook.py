@@ -422,8 +422,8 @@ class OfDovecot:
                 self.assertEqual((now["listen_pending"], now["last_drop_warning"]), ("n", 0))
                 capacity = now["process_limit"] * now["client_limit"]
                 wait_until(lambda: stage.value("connection_capacity") == capacity, PATIENCE, "the capacity on the page")
-                warnings = stage.value("drop_warnings_total", limit="process_limit")
-                self.assertEqual(warnings, len(before))
+                counted = lambda: stage.value("drop_warnings_total", limit="process_limit") == len(before)
+                wait_until(counted, PATIENCE, "the exporter to count the warnings")
                 # The queue is as long as it was, until Dovecot is restarted.
                 self.assertEqual(self.queue_limit(stage), HOLDERS)
                 self.restart(stage)
@@ -476,7 +476,8 @@ class OfDovecot:
         stage.clients.logged_in(2)
         with self.assertRaises(imaplib.IMAP4.error):
             stage.clients.logged_in(1)
-        self.assertIn("Maximum number of connections from user+IP exceeded", stage.dovecot.log_text())
+        refused = "Maximum number of connections from user+IP exceeded"
+        wait_until(lambda: refused in stage.dovecot.log_text(), PATIENCE, "the log to say why")
         stage.clients.close(stage.clients.held[2:])
         self.apply(stage, block)
         stage.clients.logged_in(12)
