@@ -7,7 +7,8 @@ Every page of every exporter is written down as it was served, under its time, w
 Prometheus would give it, and with `up`. Only what is this machine's is replaced: the lab's directory and its ports.
 Run it as root; EXPORTER names the program, as for the tests.
 
-    mail1  2.3, a process per client; fills up, turns clients away; cured by a higher process_limit, set before the reload
+    mail1  2.3, a process per client; fills up, turns clients away; cured by a higher process_limit, set before the
+           reload, which makes client_limit of auth too low
     mail2  2.4, a process per client; the same, cured by performance mode
     mail3  2.3, performance mode; comes near its capacity
     mail4  2.4, performance mode; clients that do not log in fill it, and some are thrown out for others
@@ -33,12 +34,13 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 from imap_clients import HOST
-from lab import PASSWORD, PERFORMANCE_MODE, USERS, Dovecot, Exporter, http_get
+from lab import PASSWORD, PERFORMANCE_MODE, USERS, Dovecot, Exporter, http_get, session
 from recording import INTERVAL, RECORDINGS
 
 MINUTES = 16
 PATIENCE = 12  # seconds a client waits for its turn
 STAY = 240  # seconds that a client stays, in the mean
+PIDS = Path("/sys/fs/cgroup/pids")  # of a cgroup file system of the first version
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 PORTS = {"imap": 143, "imaps": 993}
 LOGIN = "imap-login"
@@ -54,19 +56,20 @@ class Host:
     incident: Course
     calm: Course
     kind: str = "idle"  # over TLS, so that a client keeps its imap-login process; or "plain", or "silent"
-    imap: dict[str, str | int] = dataclasses.field(default_factory=dict)
+    others: dict[str, dict[str, str | int]] = dataclasses.field(default_factory=dict)  # settings of other services
     unprivileged: bool = False
 
     @property
     def services(self) -> dict[str, dict[str, str | int]]:
-        return {LOGIN: self.settings, "imap": self.imap}
+        return {LOGIN: self.settings, **self.others}
 
 
 def hosts() -> list[Host]:
     shared = {**PERFORMANCE_MODE, "process_min_avail": 2}
     full: Course = [(0, 14), (3, 15), (6.5, 52), (MINUTES, 50)]
     return [
-        Host("mail1", "2.3", {"process_limit": 40}, full, [(0, 12), (8, 19), (MINUTES, 15)]),
+        Host("mail1", "2.3", {"process_limit": 40}, full, [(0, 12), (8, 19), (MINUTES, 15)],
+             others={"auth": {"client_limit": 160}}),
         Host("mail2", "2.4", {"process_limit": 40}, full, [(0, 15), (5, 11), (MINUTES, 18)]),
         Host("mail3", "2.3", {**shared, "process_limit": 2, "client_limit": 40},
              [(0, 32), (3, 35), (9, 70), (MINUTES, 68)], [(0, 28), (9, 36), (MINUTES, 30)]),
@@ -75,7 +78,7 @@ def hosts() -> list[Host]:
         Host("mail5", "2.3", {"process_limit": 30},
              [(0, 9), (3, 10), (8, 26), (MINUTES, 26)], [(0, 8), (7, 12), (MINUTES, 10)], unprivileged=True),
         Host("mail6", "2.4", {"process_limit": 30}, [(0, 5), (6, 5), (7.5, 16), (9.5, 16), (10, 7), (MINUTES, 6)],
-             [(0, 4), (6, 6), (MINUTES, 5)], kind="plain", imap={"process_limit": 12}),
+             [(0, 4), (6, 6), (MINUTES, 5)], kind="plain", others={"imap": {"process_limit": 12}}),
     ]  # fmt: skip
 
 
@@ -223,7 +226,17 @@ async def play(scene: str, minutes: float) -> Recording:
     with contextlib.ExitStack() as stack:
         stage = Stage({}, {}, {host.name: host for host in hosts()})
         for host in stage.hosts.values():
-            dovecot = stack.enter_context(Dovecot(host.generation, services=host.services))
+            # By its name an exporter that is not root tells one Dovecot from the others.
+            name = f"{host.name}-{scene}"
+            dovecot = Dovecot(host.generation, services=host.services, instance_name=name)
+            group = PIDS / f"record-{name}"
+            group.mkdir()
+            stack.callback(group.rmdir)
+            stack.enter_context(dovecot)
+            (group / "pids.max").write_text("250")
+            for pid in session(dovecot.master_pid):
+                (group / "cgroup.procs").write_text(str(pid))
+            dovecot.log_path.chmod(0o644)
             exporter = Exporter.unprivileged(dovecot) if host.unprivileged else Exporter(dovecot)
             stage.dovecots[host.name] = dovecot
             stage.exporters[host.name] = stack.enter_context(exporter)
