@@ -42,7 +42,7 @@ def in_use(of: str) -> str:
 
 
 def capacity(of: str) -> str:
-    return f'(dovecot_service_connection_capacity{{{of}, service!~"auth-worker|indexer-worker"}} > 1)'
+    return f'(dovecot_service_connection_capacity{{service!~"auth-worker|indexer-worker", {of}}} > 1)'
 
 
 def ratio(of: str) -> str:
@@ -65,13 +65,23 @@ def turned_away(of: str) -> str:
     return f"({drop_warnings(of)} > 0 or {kills(of)} > 0 or dovecot_service_listen_paused{{{of}}} == 1)"
 
 
-def not_seen(of: str) -> str:
-    """One series for each thing that an exporter cannot see, as DovecotExporterSourceDown has it, and for each that is gone."""
+def sources_down(of: str) -> str:
     return (
-        f'(dovecot_exporter_source_up{{{of}, source!="master"}} == 0'
-        f' or (dovecot_exporter_source_up{{{of}, source="master"}} == 0 and on (job, instance)'
-        f' dovecot_service_client_limit{{{of}, service=~".+-login"}} > 1)'
-        f" or up{{{of}}} == 0)"
+        f'(dovecot_exporter_source_up{{source!="master", {of}}} == 0'
+        f' or (dovecot_exporter_source_up{{source="master", {of}}} == 0 and ignoring (source, service)'
+        f' dovecot_service_client_limit{{service=~".+-login", {of}}} > 1))'
+    )
+
+
+def not_seen(of: str) -> str:
+    """One series for each thing that an exporter cannot see, and for each exporter that does not answer."""
+    return f"({sources_down(of)} or up{{{of}}} == 0)"
+
+
+def not_in_force(of: str) -> str:
+    return (
+        f"dovecot_service_process_limit_configured{{{of}}} != dovecot_service_process_limit{{{of}}}"
+        f' unless ignoring (source) dovecot_exporter_limit_source_info{{source="flag", {of}}}'
     )
 
 
@@ -381,10 +391,6 @@ def fleet() -> Json:
 
 
 def host() -> Json:
-    not_in_force = (
-        f"dovecot_service_process_limit_configured{{{SOME}}} != dovecot_service_process_limit{{{SOME}}}"
-        f' unless ignoring (source) dovecot_exporter_limit_source_info{{{SOME}, source="flag"}}'
-    )
     lettered = [
         ("Used", f"max by (service) ({ratio(SOME)})"),
         ("In use", f"max by (service) ({in_use(SOME)}) and max by (service) ({capacity(SOME)})"),
@@ -392,7 +398,7 @@ def host() -> Json:
         ("Processes", f"max by (service) (dovecot_service_processes{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
         ("Peak, 1 min", f"max by (service) (dovecot_service_processes_peak{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
         ("process_limit", f"max by (service) (dovecot_service_process_limit{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
-        ("on disk", f"max by (service) ({not_in_force}) and max by (service) ({capacity(SOME)})"),
+        ("on disk", f"max by (service) ({not_in_force(SOME)}) and max by (service) ({capacity(SOME)})"),
         ("client_limit", f"max by (service) (dovecot_service_client_limit{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
     ]
     fullest = f"topk(1, max by (service) ({ratio(SOME)}))"
@@ -415,7 +421,7 @@ def host() -> Json:
                      mappings=[{"type": "value", "options": {"0": {"text": "not running", "color": RED, "index": 1},
                                                             "1": {"text": "runs", "color": GREEN, "index": 0}}}],
                      anchor="dovecotmasterdown")),
-            (5, counts("Limits not in force", f"count({not_in_force})",
+            (5, counts("Limits not in force", f"count({not_in_force(SOME)})",
                        "Services whose process_limit on disk is not the one that the running Dovecot goes by: reload it. Which: the table "
                        "below.", ORANGE, "dovecotlimitnotinforce")),
         ]),
@@ -539,7 +545,8 @@ def host() -> Json:
         ]),
     ]  # fmt: skip
     own = variables()
-    own[2] |= {"includeAll": False, "current": {}}
+    own[2]["includeAll"] = False
+    del own[2]["current"]  # the first there is
     services = variable("service", "Service", f"label_values(dovecot_service_connection_capacity{{{HOSTS}}}, service)")
     fullest_ones = variable("detail", "In detail", detail, regex='/service="([^"]+)"/', sort=0)
     del fullest_ones["allValue"]  # all of these four, not all there are
