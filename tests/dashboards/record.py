@@ -274,8 +274,8 @@ async def play(scene: str, minutes: float) -> Recording:
 def main() -> None:
     scene, minutes = sys.argv[1], float((sys.argv[2:] or [MINUTES])[0])
     text = asyncio.run(play(scene, minutes)).text()
-    if found := re.findall(r"\S*/tmp/\S*|dovecot-lab\S*", text):
-        raise SystemExit(f"of this machine: {found[:5]}")
+    if found := re.search(r"/tmp/|dovecot-lab", text):
+        raise SystemExit(f"of this machine: {text[found.start() - 100 : found.end() + 100]}")
     (RECORDINGS / f"{scene}.om.xz").write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
