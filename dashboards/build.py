@@ -20,17 +20,21 @@ Json = dict[str, Any]
 
 # One meaning each: red, clients are turned away or a limit; orange, somebody should look before it comes to that; green, well.
 RED, ORANGE, GREEN, BLUE, LIGHT = "red", "orange", "green", "blue", "super-light-blue"
-# A service has the same colour in every panel; none is one of those above.
+# A service has the same colour in every panel, others are grey; none is one of those above.
 SERVICES = {
-    "imap-login": "blue", "imap": "light-blue", "pop3-login": "purple", "pop3": "light-purple", "lmtp": "super-light-yellow",
-    "submission-login": "dark-yellow", "submission": "light-yellow", "managesieve-login": "dark-purple",
-    "managesieve": "super-light-purple", "auth": "#5dade2", "anvil": "#48c9b0", "stats": "#aab7b8", "config": "#85929e",
+    "imap-login": "blue", "imap": "purple", "pop3-login": "light-blue", "pop3": "light-purple", "lmtp": "#48c9b0",
+    "submission-login": "#1f9e89", "submission": "#7ad9c6", "managesieve-login": "#8ea9db", "managesieve": "#b4a7d6",
+    "auth": "#c7b42c", "anvil": "#9aa83a",
 }  # fmt: skip
 
 HOSTS = 'job=~"$job", instance=~"$instance"'
 SOME = HOSTS + ', service=~"$service"'
 WORST = HOSTS + ', instance=~"$worst"'
 DETAIL = HOSTS + ', service=~"$detail"'
+
+
+# They serve Dovecot's own processes, and are shown in detail only if they get full.
+INWARD = "aggregator|anvil|auth|config|director|dns-client|health-check|indexer|ipc|log|old-stats|replicator|stats|tcpwrap"
 
 
 def in_use(of: str) -> str:
@@ -137,7 +141,14 @@ def dashed(pattern: str) -> Json:
     )
 
 
-OF_SERVICES = [override(f"/^{name}( |$)/", color=fixed(color)) for name, color in SERVICES.items()]
+def shades(color: str) -> Json:
+    return {"mode": "shades", "fixedColor": color}
+
+
+OF_SERVICES = [
+    override("/.*/", color=shades("#95a5a6")),
+    *(override(f"/^{name}$/", color=fixed(color)) for name, color in SERVICES.items()),
+]
 
 
 def panel(type: str, title: str, description: str, of: list[Json], *, unit: str, **more: Any) -> Json:
@@ -153,7 +164,7 @@ def panel(type: str, title: str, description: str, of: list[Json], *, unit: str,
     return shape | more
 
 
-def stat(title: str, description: str, of: list[Json], *, unit: str = "short", **more: Any) -> Json:
+def stat(title: str, description: str, of: list[Json], *, unit: str = "none", **more: Any) -> Json:
     options = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "background",
         "graphMode": "none", "justifyMode": "center", "textMode": "auto", "orientation": "auto",
@@ -161,13 +172,12 @@ def stat(title: str, description: str, of: list[Json], *, unit: str = "short", *
     return panel("stat", title, description, of, unit=unit, options=options, **more)
 
 
-def lines(title: str, description: str, of: list[Json], *, unit: str, bars: bool = False, **more: Any) -> Json:
+def lines(title: str, description: str, of: list[Json], *, unit: str, **more: Any) -> Json:
     custom = {
-        "drawStyle": "bars" if bars else "line", "lineWidth": 1 if bars else 2, "fillOpacity": 60 if bars else 8,
-        "lineInterpolation": "stepAfter", "showPoints": "never", "spanNulls": False, "axisSoftMin": 0,
-        "stacking": {"mode": "normal" if bars else "none", "group": "A"},
+        "drawStyle": "line", "lineWidth": 2, "fillOpacity": 8, "lineInterpolation": "stepAfter", "showPoints": "never",
+        "spanNulls": False, "axisSoftMin": 0, "stacking": {"mode": "none", "group": "A"},
     } | more.pop("custom", {})  # fmt: skip
-    legend = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []} | more.pop("legend", {})
+    legend = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
     defaults = {"custom": custom, "color": {"mode": "palette-classic"}, "min": 0} | more.pop("defaults", {})
     options = {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
     return panel("timeseries", title, description, of, unit=unit, defaults=defaults, options=options, **more)
@@ -196,15 +206,27 @@ def column(name: str, **properties: Any) -> Json:
 
 
 CELL = {"type": "color-background", "mode": "basic"}
+WIDTH = 105  # of a column with a number
 
 
-def reddens(name: str) -> Json:
-    return column(name, decimals=0, unit="short", thresholds=steps((None, "transparent"), (0.0001, RED)), custom__cellOptions=CELL)
+def reddens(name: str, width: int = WIDTH) -> Json:
+    return column(name, decimals=0, unit="none", custom__width=width, thresholds=steps((None, "transparent"), (0.0001, RED)), custom__cellOptions=CELL)
 
 
 def used(name: str = "Used") -> Json:
     fullness = steps((None, "transparent"), (0.8, ORANGE), (1, RED))
-    return column(name, unit="percentunit", decimals=0, thresholds=fullness, custom__cellOptions=CELL)
+    return column(name, unit="percentunit", decimals=0, custom__width=WIDTH, thresholds=fullness, custom__cellOptions=CELL)
+
+
+def number(name: str, **properties: Any) -> Json:
+    return column(name, unit="none", decimals=0, custom__width=WIDTH, **properties)
+
+
+def says(name: str, color: str) -> Json:
+    """A column of 1 where something is so, and of nothing elsewhere."""
+    yes = {"type": "value", "options": {"1": {"text": "yes", "color": color, "index": 0}}}
+    return column(name, mappings=[yes], thresholds=steps((None, "transparent")), custom__cellOptions=CELL, custom__align="center",
+                  custom__width=WIDTH + 15)  # fmt: skip
 
 
 def row(title: str) -> Json:
@@ -256,14 +278,14 @@ def variables() -> list[Json]:
 
 def annotation(name: str, color: str, expr: str, title: str, text: str) -> Json:
     return {
-        "name": name, "enable": True, "hide": False, "iconColor": color, "datasource": DATASOURCE, "expr": expr, "step": "60s",
+        "name": name, "enable": True, "hide": False, "iconColor": color, "datasource": DATASOURCE, "expr": expr, "step": "15s",
         "titleFormat": title, "textFormat": text, "tagKeys": "instance", "useValueForTime": False,
     }  # fmt: skip
 
 
 def annotations(of: str) -> Json:
-    warned = f"sum by (instance, service) (increase(dovecot_service_drop_warnings_total{{{of}}}[2m])) > 0"
-    reloaded = f"sum by (instance) (increase(dovecot_master_reloads_total{{{HOSTS}}}[2m])) > 0"
+    warned = f"sum by (instance, service) (increase(dovecot_service_drop_warnings_total{{{of}}}[$__rate_interval])) > 0"
+    reloaded = f"sum by (instance) (increase(dovecot_master_reloads_total{{{HOSTS}}}[$__rate_interval])) > 0"
     return {
         "list": [
             annotation("Drop warnings", RED, warned, "Drop warnings", "{{service}} on {{instance}} says that clients are being dropped."),
@@ -314,17 +336,17 @@ def fleet() -> Json:
     )
     data_link = [{"title": "This service on this host", "url": to_host, "targetBlank": False}]
     worst = f"query_result(topk(10, max by (instance) (0 * {turned_away(HOSTS)} + 10 or {ratio(HOSTS)})))"
-    login = HOSTS + ', service=~".+-login"'
+    login = HOSTS + ', service=~"[a-z0-9]+-login"'  # not imap-urlauth-login
     unseen = f"max by (instance, source) ({not_seen(HOSTS)})"
     panels = [
         (4, [
-            (4, counts("Services turning clients away", f"count({turned_away(HOSTS)})",
-                       "Services of single hosts that said so in the last five minutes: a drop warning, a client thrown out to make "
+            (4, counts("Turning clients away", f"count({turned_away(HOSTS)})",
+                       "Services, each on its host, that said so in the last five minutes: a drop warning, a client thrown out to make "
                        "room for another, or the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
-            (4, counts("Users lost after login", f"sum({lost(HOSTS)})",
+            (4, counts("Users lost after login", f"sum({lost(HOSTS)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
                        RED, "dovecotloginslost", at=0.5)),
-            (4, counts("Services 80 % full or more", f"count({ratio(HOSTS)} >= 0.8)", USED_IS, ORANGE, "dovecotservicenearlimit")),
+            (4, counts("80 % full or more", f"count({ratio(HOSTS)} >= 0.8)", f"Services, each on its host. {USED_IS}", ORANGE, "dovecotservicenearlimit")),
             (4, counts("Dovecot not running", f"count(dovecot_master_up{{{HOSTS}}} == 0)",
                        "Hosts whose exporter sees no Dovecot master: nobody can log in there.", RED, "dovecotmasterdown")),
             (4, counts("Hosts not fully seen", f"count(max by (instance) ({not_seen(HOSTS)}))",
@@ -342,24 +364,23 @@ def fleet() -> Json:
                                    **{f"Value #{'ABCDEFGH'[i]}": name for i, (name, _) in enumerate(columns)}}),
             sort=["Turned away", "Used"],
             overrides=[
-                column("Host", links=data_link, custom__width=260), column("Service", custom__width=190),
-                column("Turned away", mappings=[{"type": "value", "options": {"1": {"text": "yes", "color": RED, "index": 0}}}],
-                       custom__cellOptions=CELL, custom__align="center"),
-                used(), column("In use", unit="short", decimals=0), column("Capacity", unit="short", decimals=0),
-                reddens("Drop warnings"), reddens("Thrown out"), reddens("Users lost"),
-                column("Waiting", unit="short", decimals=0),
+                column("Host", links=data_link), column("Service", custom__width=200),
+                says("Turned away", RED), used(), number("In use"), number("Capacity"),
+                reddens("Drop warnings", WIDTH + 15), reddens("Thrown out"), reddens("Users lost"),
+                number("Waiting"),
             ], anchor="dovecotclientsturnedaway"))]),
         (1, [(24, row("How did it come to this?"))]),
         (9, [
             (12, lines("Used share of capacity, worst hosts",
-                       f"The ten fullest services of the hosts chosen above as worst: those that turn clients away, then the fullest. {USED_IS}",
-                       [target(f"topk(10, max by (instance, service) ({ratio(WORST)}))", "{{instance}} {{service}}")],
+                       f"The six fullest services of the hosts that are chosen above as worst: those that turn clients away, then the fullest. "
+                       f"The colour is that of the highest value: red was full. {USED_IS}",
+                       [target(f"topk(6, max by (instance, service) ({ratio(WORST)}))", "{{instance}} {{service}}")],
                        unit="percentunit", thresholds=FULLNESS, custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05},
-                       anchor="dovecotserviceatlimit")),
+                       defaults={"color": {"mode": "thresholds", "seriesBy": "max"}}, anchor="dovecotserviceatlimit")),
             (12, lines("Drop warnings per minute, worst hosts", f"Lines in Dovecot's log. {DROPS_ARE}",
                        [target(f"60 * sum by (instance) (rate(dovecot_service_drop_warnings_total{{{WORST}}}[$__rate_interval]))",
                                "{{instance}}")],
-                       unit="cpm", bars=True, anchor="dovecotclientsturnedaway")),
+                       unit="cpm", defaults={"color": {"mode": "continuous-BlPu", "seriesBy": "max"}}, anchor="dovecotclientsturnedaway")),
         ]),
         (9, [
             (12, lines("The fleet as one: used share of capacity",
@@ -375,8 +396,7 @@ def fleet() -> Json:
                        "tells the load.",
                        [target(f"topk(50, 1 - {unseen})", table=True)],
                        transformations=named({"instance": "Host", "source": "Source", "Value": "Missing"}),
-                       overrides=[column("Missing", mappings=[{"type": "value", "options": {"1": {"text": "yes", "color": ORANGE, "index": 0}}}],
-                                         custom__cellOptions=CELL, custom__align="center")],
+                       overrides=[says("Missing", ORANGE)],
                        anchor="dovecotexportersourcedown")),
         ]),
     ]  # fmt: skip
@@ -402,17 +422,20 @@ def host() -> Json:
         ("client_limit", f"max by (service) (dovecot_service_client_limit{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
     ]
     fullest = f"topk(1, max by (service) ({ratio(SOME)}))"
-    detail = f"query_result(topk(4, max by (service) (max_over_time(({ratio(SOME)})[$__range:1m]))))"
+    most = f"max by (service) (max_over_time(({ratio(SOME)})[$__range:1m]))"
+    outward = f'{most} unless max by (service) (dovecot_service_process_limit{{service=~"{INWARD}", {SOME}}})'
+    # The last: where nobody is served, there is one all the same.
+    detail = f"query_result(topk(4, ({outward} or {most} >= 0.5) > 0.001) or on () topk(1, {most}))"
 
     small = {"repeat": "detail", "repeatDirection": "h", "maxPerRow": 4}
     panels = [
         (4, [
-            (5, counts("Services turning clients away", f"count({turned_away(SOME)})",
+            (5, counts("Turning clients away", f"count({turned_away(SOME)})",
                        "Services that said so in the last five minutes: a drop warning, a client thrown out to make room for another, or "
                        "the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
             (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=FULLNESS,
                      shape={"textMode": "value_and_name"}, defaults={"decimals": 0}, anchor="dovecotserviceatlimit")),
-            (5, counts("Users lost after login", f"sum({lost(SOME)})",
+            (5, counts("Users lost after login", f"sum({lost(SOME)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
                        RED, "dovecotloginslost", at=0.5)),
             (4, stat("Dovecot", "Whether a master process of the watched Dovecot runs. If not, nobody can log in.",
@@ -427,26 +450,25 @@ def host() -> Json:
         ]),
         (1, [(24, row("How full is it?"))]),
         (10, [
-            (10, lines("Used share of capacity",
-                       f"At 100 % the next client waits and is then turned away. The eight fullest. {USED_IS}",
-                       [target(f"topk(8, max by (service) ({ratio(SOME)}))", "{{service}}")],
+            (9, lines("Used share of capacity",
+                       f"At 100 % the next client waits and is then turned away. The six fullest. {USED_IS}",
+                       [target(f"topk(6, max by (service) ({ratio(SOME)}))", "{{service}}")],
                        unit="percentunit", thresholds=FULLNESS, overrides=OF_SERVICES,
                        custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05}, anchor="dovecotserviceatlimit")),
-            (14, table("Clients, processes and limits now",
+            (15, table("Clients, processes and limits now",
                        f"Services whose capacity is known and more than one client. On disk: a process_limit that is not in force until a reload. {USED_IS}",
                        targets(*((expr, name) for name, expr in lettered), table=True),
                        transformations=named({"service": "Service",
                                               **{f"Value #{'ABCDEFGH'[i]}": name for i, (name, _) in enumerate(lettered)}}),
                        sort=["Used"],
-                       overrides=[column("Service", custom__width=160), used(),
-                                  *(column(name, unit="short", decimals=0) for name, _ in lettered[1:] if name != "on disk"),
-                                  column("on disk", unit="short", decimals=0, thresholds=steps((None, ORANGE)), custom__cellOptions=CELL)])),
+                       overrides=[used(), *(number(name) for name, _ in lettered[1:] if name != "on disk"),
+                                  number("on disk", thresholds=steps((None, "transparent"), (1, ORANGE)), custom__cellOptions=CELL)])),
         ]),
         (1, [(24, row("Clients and capacity, processes and limit: the fullest services"))]),
         (8, [(6, lines("$detail: clients and capacity",
                        f"In both modes this is what counts; capacity is process_limit times client_limit. {USED_IS}",
                        targets((f"max by (service) ({in_use(DETAIL)})", "clients"), (f"max by (service) ({capacity(DETAIL)})", "capacity")),
-                       unit="short", overrides=[override("/^clients$/", color=fixed(BLUE)), dashed("/^capacity$/")],
+                       unit="none", overrides=[override("/^clients$/", color=fixed(BLUE)), dashed("/^capacity$/")],
                        anchor="dovecotserviceatlimit", **small))]),
         (8, [(6, lines("$detail: processes and limit",
                        "In performance mode processes say nothing about the load. Peak is the most that were seen in a minute, which a scrape "
@@ -454,7 +476,7 @@ def host() -> Json:
                        targets((f"max by (service) (dovecot_service_processes{{{DETAIL}}})", "processes"),
                                (f"max by (service) (dovecot_service_processes_peak{{{DETAIL}}})", "peak, 1 min"),
                                (f"max by (service) (dovecot_service_process_limit{{{DETAIL}}})", "process_limit")),
-                       unit="short", anchor="dovecotservicenearlimit",
+                       unit="none", anchor="dovecotservicenearlimit",
                        overrides=[override("/^processes$/", color=fixed(BLUE)),
                                   override("/^peak/", color=fixed(LIGHT), custom__fillOpacity=0, custom__lineWidth=1),
                                   dashed("/^process_limit$/")],
@@ -463,7 +485,7 @@ def host() -> Json:
         (8, [
             (8, lines("Drop warnings per minute", f"Lines in Dovecot's log. {DROPS_ARE}",
                       [target(or_none(f"sum by (service) ({per_minute(f'dovecot_service_drop_warnings_total{{{SOME}}}')})"), "{{service}}")],
-                      unit="cpm", bars=True, overrides=OF_SERVICES, anchor="dovecotclientsturnedaway")),
+                      unit="cpm", overrides=[*OF_SERVICES, override("/^none$/", color=fixed("text"))], anchor="dovecotclientsturnedaway")),
             (8, lines("Clients thrown out, users lost, per minute",
                       "Thrown out: had not logged in yet, and a login process closed the connection to make room for another. Lost: had "
                       "logged in, and the service behind had no room. Refused: the user has mail_max_userip_connections already, which has "
@@ -471,7 +493,7 @@ def host() -> Json:
                       targets((f"sum by (service) ({per_minute(f'dovecot_service_queue_full_kills_total{{{SOME}}}')})", "{{service}} thrown out"),
                               (f"sum by (service) ({per_minute(f'dovecot_service_handover_failures_total{{{SOME}}}')})", "{{service}} lost"),
                               (f"sum({per_minute(f'dovecot_user_connection_limit_rejections_total{{{HOSTS}}}')})", "refused")),
-                      unit="cpm", bars=True, anchor="dovecotloginslost",
+                      unit="cpm", anchor="dovecotloginslost",
                       overrides=[override("/thrown out$/", color=fixed("dark-red")), override("/lost$/", color=fixed(RED)),
                                  override("/^refused$/", color=fixed("text"))])),
             (8, lines("Waiting in the kernel's queue",
@@ -479,7 +501,7 @@ def host() -> Json:
                       "further ones find no connection, and no log tells. A reload does not change the limit, a restart does.",
                       targets((f"sum by (service, port) (dovecot_listener_queue_connections{{{SOME}}})", "{{service}} {{port}}"),
                               (f"max by (service) (dovecot_listener_queue_limit{{{SOME}}})", "{{service}} limit")),
-                      unit="short", overrides=[dashed("/ limit$/")], anchor="dovecotclientsturnedaway")),
+                      unit="none", overrides=[override("/.*/", color=shades(BLUE)), dashed("/ limit$/")], anchor="dovecotclientsturnedaway")),
         ]),
         (1, [(24, row("Which limit is next?"))]),
         (8, [
@@ -498,15 +520,17 @@ def host() -> Json:
                       defaults={"min": 0, "max": 1, "decimals": 0},
                       options={"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "orientation": "horizontal",
                                "displayMode": "basic", "valueMode": "color", "showUnfilled": True})),
-            (8, lines("client_limit needed and given", "What auth and anvil need when all services are at their process_limit, and what they have.",
-                      targets((f"max by (service) (dovecot_service_client_limit_required{{{HOSTS}}})", "{{service}} needs"),
+            (8, table("client_limit needed and given",
+                      "What auth and anvil need when all services are at their process_limit, as Dovecot reckons, and what they have.",
+                      targets((f"max by (service) (dovecot_service_client_limit_required{{{HOSTS}}})", ""),
                               (f"max by (service) (dovecot_service_client_limit{{{HOSTS}}} and dovecot_service_client_limit_required{{{HOSTS}}})",
-                               "{{service}} limit")),
-                      unit="short", overrides=[*OF_SERVICES, dashed("/ limit$/")], anchor="dovecotnextlimittoosmall")),
+                               ""), table=True),
+                      transformations=named({"service": "Service", "Value #A": "Needs", "Value #B": "Has"}), sort=["Needs"],
+                      overrides=[number("Needs"), number("Has")], anchor="dovecotnextlimittoosmall")),
             (8, lines("Tasks and their limit",
                       "Processes and threads of Dovecot's control group, and pids.max (TasksMax of the unit). At the limit Dovecot's forks fail.",
                       targets((f"max(dovecot_cgroup_tasks{{{HOSTS}}})", "tasks"), (f"max(dovecot_cgroup_tasks_limit{{{HOSTS}}})", "limit")),
-                      unit="short", overrides=[override("/^tasks$/", color=fixed(BLUE)), dashed("/^limit$/")])),
+                      unit="none", overrides=[override("/^tasks$/", color=fixed(BLUE)), dashed("/^limit$/")])),
         ]),
         (1, [(24, row("What does it cost?"))]),
         (8, [
@@ -516,13 +540,13 @@ def host() -> Json:
             (8, lines("Processes started per minute",
                       "By the master. Where each client has a process to itself, that is clients per minute. Known where the exporter may ask "
                       "the master.",
-                      [target(f"topk(8, sum by (service) ({per_minute(f'dovecot_service_process_starts_total{{{SOME}}}')}))", "{{service}}")],
+                      [target(f"topk(5, sum by (service) ({per_minute(f'dovecot_service_process_starts_total{{{SOME}}}')}))", "{{service}}")],
                       unit="cpm", overrides=OF_SERVICES)),
             (8, lines("Failed processes per minute",
                       "fork_failed: no more tasks or memory; throttled: failed at its start; startup_timeout: did not report in time; "
                       "out_of_memory: reached vsz_limit.",
                       [target(f"sum by (reason) ({per_minute(f'dovecot_service_failures_total{{{SOME}}}')})", "{{reason}}")],
-                      unit="cpm", bars=True)),
+                      unit="cpm", defaults={"color": shades(ORANGE)})),
         ]),
         (1, [(24, row("Does the exporter see everything?"))]),
         (7, [

@@ -202,11 +202,23 @@ class SameAsTheRules(unittest.TestCase):
 
 # --- With data ----------------------------------------------------------------
 
-# What is empty, and is meant to be: (recording, host or "fleet", panel, targets) -> why. All else must have data.
-ONLY_THEN = "shows only those for whom it happened in the last five minutes"
-NOBODY = "the exporter of mail5 is not root, and only the master tells"
-EMPTY: Mapping[tuple[str, str, str, str], str] = {
+# What is empty from one end of a recording to the other, and is meant to be: (recording, host or "fleet", panel, target).
+TABLE, CLOSEST = "Clients, processes and limits now", "Which are closest to their limit?"
+EMPTY = {
+    # Columns of those to whom it happens, and in calm times it happens to nobody: turned away, drop warnings, thrown out, lost.
+    *(("calm", "fleet", CLOSEST, letter) for letter in "AEFG"),
+    # All hosts are fully seen.
+    ("calm", "fleet", "Which hosts are not fully seen?", "A"),
+    # process_limit on disk is shown where it is not in force: on mail1, for the minute between the change and the reload.
+    *((name, f"mail{number}", TABLE, "G") for name in ("incident", "calm") for number in range(1, 7) if (name, number) != ("incident", 1)),
+    # Only the master tells, and the exporter of mail5, which is not root, may not ask it.
+    *((name, "mail5", "Processes started per minute", "A") for name in ("incident", "calm")),
 }
+
+
+def escape(value: str) -> str:
+    """As Grafana puts a value into a regular expression in a string."""
+    return re.escape(value).replace("\\", "\\\\")
 
 
 class Board:
@@ -220,7 +232,7 @@ class Board:
                 # All of those that it offers.
                 series = [json.dumps(metric) for metric, _ in prometheus.query_at(self.expand(match[1]), moment)]
                 pattern = one["regex"].strip("/").replace('="', '": "')
-                self.values[one["name"]] = "|".join(re.search(pattern, text)[1] for text in series)  # type: ignore[index]
+                self.values[one["name"]] = "|".join(escape(re.search(pattern, text)[1]) for text in series)  # type: ignore[index]
 
     def expand(self, expression: str) -> str:
         span = self.prometheus.end_time - self.prometheus.start_time
@@ -318,7 +330,7 @@ class WithData(unittest.TestCase):
         for name, prometheus in self.prometheus.items():
             yield name, "fleet", Board(prometheus, FLEET, prometheus.end_time)
             for instance in HOSTS:
-                yield name, instance.split(".")[0], Board(prometheus, HOST, prometheus.end_time, instance=re.escape(instance))
+                yield name, instance.split(".")[0], Board(prometheus, HOST, prometheus.end_time, instance=escape(instance))
 
     def test_no_panel_is_empty(self) -> None:
         empty = set()
@@ -334,7 +346,7 @@ class WithData(unittest.TestCase):
                         found = any(value != "NaN" for series in board.course(target) for _, value in series["values"])
                     if not found:
                         empty.add((name, host, panel["title"], target["refId"]))
-        self.assertEqual(empty, set(EMPTY))
+        self.assertEqual(empty, EMPTY)
 
     def test_legends_have_their_labels(self) -> None:
         for name, host, board in self.boards():
@@ -352,7 +364,9 @@ class WithData(unittest.TestCase):
                 for target in panel.get("targets", []):
                     for series in [] if target["format"] == "table" else board.course(target):
                         metric = series["metric"]
-                        seen[re.sub(r"\{\{(\w+)\}\}", lambda match: metric[match[1]], target["legendFormat"])] += 1
+                        # A panel that is repeated for each service has one service in each.
+                        of = metric["service"] if "repeat" in panel else ""
+                        seen[of + re.sub(r"\{\{(\w+)\}\}", lambda match: metric[match[1]], target["legendFormat"])] += 1
                 self.assertEqual([legend for legend, count in seen.items() if count > 1], [], f"{name}, {host}: {panel['title']}")
 
     def test_annotations(self) -> None:
@@ -378,7 +392,7 @@ class WithData(unittest.TestCase):
 
     def test_fullness(self) -> None:
         """Used, in use and capacity, on both dashboards, as worked out by hand."""
-        title, compared = "Which are closest to their limit?", 0
+        title, compared = CLOSEST, 0
         for name, prometheus in self.prometheus.items():
             for moment in self.moments(name):
                 in_use, capacity = by_hand(name, moment)
@@ -390,11 +404,11 @@ class WithData(unittest.TestCase):
                     self.assertEqual(value, ratio[key])
                     self.assertEqual(fleet.column(title, "C")[key], in_use[key])
                     self.assertEqual(fleet.column(title, "D")[key], capacity[key])
-                self.assertEqual(fleet.column("Services 80 % full or more"), {(): sum(one >= 0.8 for one in ratio.values())})
+                self.assertEqual(fleet.column("80 % full or more"), {(): sum(one >= 0.8 for one in ratio.values())})
                 instance = HOSTS[moment // 30 % len(HOSTS)]
-                host = Board(prometheus, HOST, moment, instance=re.escape(instance))
+                host = Board(prometheus, HOST, moment, instance=escape(instance))
                 mine = {(service,): value for (one, service), value in ratio.items() if one == instance}
-                self.assertEqual(host.column("Clients, processes and limits now"), mine)
+                self.assertEqual(host.column(TABLE), mine)
                 if mine:
                     [fullest] = host.column("Fullest service").values()
                     self.assertEqual(fullest, max(mine.values()))
@@ -402,7 +416,7 @@ class WithData(unittest.TestCase):
         self.assertGreater(compared, 100)
 
     def test_turned_away(self) -> None:
-        title, most = "Which are closest to their limit?", collections.Counter[str]()
+        title, most = CLOSEST, collections.Counter[str]()
         for name, prometheus in self.prometheus.items():
             for moment in self.moments(name):
                 fleet = Board(prometheus, FLEET, moment)
@@ -420,7 +434,7 @@ class WithData(unittest.TestCase):
                 paused = {key for key, value in newest(name, "dovecot_service_listen_paused", moment).items() if value == 1}
                 away = set(risen["E"]) | set(risen["F"]) | paused
                 self.assertEqual(set(fleet.column(title, "A")), away)
-                self.assertEqual(fleet.column("Services turning clients away"), {(): len(away)})
+                self.assertEqual(fleet.column("Turning clients away"), {(): len(away)})
                 lost = sum(risen["G"].values())
                 self.assertAlmostEqual(fleet.column("Users lost after login")[()], lost, delta=0.04 * lost)
                 if name == "calm":
@@ -432,7 +446,7 @@ class WithData(unittest.TestCase):
         """Lines over time: what each says at each step."""
         for instance in HOSTS:
             prometheus = self.prometheus["incident"]
-            board = Board(prometheus, HOST, prometheus.end_time, instance=re.escape(instance))
+            board = Board(prometheus, HOST, prometheus.end_time, instance=escape(instance))
             for title, letter, metric in (
                 ("$detail: processes and limit", "A", "dovecot_service_processes"),
                 ("$detail: processes and limit", "B", "dovecot_service_processes_peak"),
@@ -454,10 +468,10 @@ class WithData(unittest.TestCase):
         fleet = Board(prometheus, FLEET, moment)
         self.assertEqual(fleet.column("Hosts not fully seen"), {(): 1})
         self.assertIn((HOSTS[4],), fleet.column("Which hosts are not fully seen?"))
-        host = Board(prometheus, HOST, moment, instance=re.escape(HOSTS[4]))
-        for title in ("Services turning clients away", "Users lost after login", "Dovecot"):
+        host = Board(prometheus, HOST, moment, instance=escape(HOSTS[4]))
+        for title in ("Turning clients away", "Users lost after login", "Dovecot"):
             self.assertEqual(host.column(title), {}, title)
-        self.assertEqual(fleet.column("Services turning clients away").keys(), {()})
+        self.assertEqual(fleet.column("Turning clients away").keys(), {()})
 
 
 if __name__ == "__main__":
