@@ -33,7 +33,7 @@ WORST = HOSTS + ', instance=~"$worst"'
 DETAIL = HOSTS + ', service=~"$detail"'
 
 
-# They serve Dovecot's own processes, and are shown in detail only if they get full.
+# They serve Dovecot's own processes, and are shown over time only if they get full.
 INWARD = "aggregator|anvil|auth|config|director|dns-client|health-check|indexer|ipc|log|old-stats|replicator|stats|tcpwrap"
 
 
@@ -112,6 +112,11 @@ def steps(*pairs: tuple[float | None, str]) -> Json:
 
 NO_STEPS = steps((None, "text"))
 FULLNESS = steps((None, GREEN), (0.8, ORANGE), (1, RED))
+
+
+def known(*pairs: tuple[float, str]) -> Json:
+    """For a single value: grey where there is none, since nobody knows then that it is well."""
+    return steps((None, "#6e7681"), *pairs)
 
 
 def target(expr: str, legend: str = "", ref: str = "A", table: bool = False, instant: bool = False) -> Json:
@@ -206,7 +211,7 @@ def column(name: str, **properties: Any) -> Json:
 
 
 CELL = {"type": "color-background", "mode": "basic"}
-WIDTH = 105  # of a column with a number
+WIDTH = 95  # of a column with a number
 
 
 def reddens(name: str, width: int = WIDTH) -> Json:
@@ -226,7 +231,7 @@ def says(name: str, color: str) -> Json:
     """A column of 1 where something is so, and of nothing elsewhere."""
     yes = {"type": "value", "options": {"1": {"text": "yes", "color": color, "index": 0}}}
     return column(name, mappings=[yes], thresholds=steps((None, "transparent")), custom__cellOptions=CELL, custom__align="center",
-                  custom__width=WIDTH + 15)  # fmt: skip
+                  custom__width=WIDTH + 25)  # fmt: skip
 
 
 def row(title: str) -> Json:
@@ -283,12 +288,12 @@ def annotation(name: str, color: str, expr: str, title: str, text: str) -> Json:
     }  # fmt: skip
 
 
-def annotations(of: str) -> Json:
-    warned = f"sum by (instance, service) (increase(dovecot_service_drop_warnings_total{{{of}}}[$__rate_interval])) > 0"
+def annotations(of: str, by: str, whose: str) -> Json:
+    warned = f"sum by ({by}) (increase(dovecot_service_drop_warnings_total{{{of}}}[$__rate_interval])) > 0"
     reloaded = f"sum by (instance) (increase(dovecot_master_reloads_total{{{HOSTS}}}[$__rate_interval])) > 0"
     return {
         "list": [
-            annotation("Drop warnings", RED, warned, "Drop warnings", "{{service}} on {{instance}} says that clients are being dropped."),
+            annotation("Drop warnings", RED, warned, "Drop warnings", f"{whose}: clients are being dropped."),
             annotation("Reloads", BLUE, reloaded, "Reload", "Dovecot on {{instance}} was reloaded."),
         ]
     }
@@ -314,7 +319,7 @@ USED_IS = (
 
 
 def counts(what: str, number: str, description: str, color: str, anchor: str, at: float = 1) -> Json:
-    return stat(what, description, [target(or_zero(number, HOSTS), what, instant=True)], thresholds=steps((None, GREEN), (at, color)), anchor=anchor,
+    return stat(what, description, [target(or_zero(number, HOSTS), what, instant=True)], thresholds=known((0, GREEN), (at, color)), anchor=anchor,
                 defaults={"decimals": 0})  # fmt: skip
 
 
@@ -337,6 +342,7 @@ def fleet() -> Json:
     data_link = [{"title": "This service on this host", "url": to_host, "targetBlank": False}]
     worst = f"query_result(topk(10, max by (instance) (0 * {turned_away(HOSTS)} + 10 or {ratio(HOSTS)})))"
     login = HOSTS + ', service=~"[a-z0-9]+-login"'  # not imap-urlauth-login
+    outward = f'{WORST}, service!~"{INWARD}"'
     unseen = f"max by (instance, source) ({not_seen(HOSTS)})"
     panels = [
         (4, [
@@ -366,7 +372,7 @@ def fleet() -> Json:
             overrides=[
                 column("Host", links=data_link), column("Service", custom__width=200),
                 says("Turned away", RED), used(), number("In use"), number("Capacity"),
-                reddens("Drop warnings", WIDTH + 15), reddens("Thrown out"), reddens("Users lost"),
+                reddens("Drop warnings", WIDTH + 25), reddens("Thrown out"), reddens("Users lost"),
                 number("Waiting"),
             ], anchor="dovecotclientsturnedaway"))]),
         (1, [(24, row("How did it come to this?"))]),
@@ -374,8 +380,8 @@ def fleet() -> Json:
             (12, lines("Used share of capacity, worst hosts",
                        f"The six fullest services of the hosts that are chosen above as worst: those that turn clients away, then the fullest. "
                        f"The colour is that of the highest value: red was full. {USED_IS}",
-                       [target(f"topk(6, max by (instance, service) ({ratio(WORST)}))", "{{instance}} {{service}}")],
-                       unit="percentunit", thresholds=FULLNESS, custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05},
+                       [target(f"topk(6, max by (instance, service) ({ratio(outward)} or {ratio(WORST)} >= 0.5))", "{{instance}} {{service}}")],
+                       unit="percentunit", thresholds=FULLNESS, custom={"fillOpacity": 0, "thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05},
                        defaults={"color": {"mode": "thresholds", "seriesBy": "max"}}, anchor="dovecotserviceatlimit")),
             (12, lines("Drop warnings per minute, worst hosts", f"Lines in Dovecot's log. {DROPS_ARE}",
                        [target(f"60 * sum by (instance) (rate(dovecot_service_drop_warnings_total{{{WORST}}}[$__rate_interval]))",
@@ -405,7 +411,7 @@ def fleet() -> Json:
     return dashboard(
         "dovecot-capacity-fleet", "Dovecot capacity: fleet",
         "Which hosts and services are closest to the limit at which Dovecot turns clients away, and which do so now.",
-        templating={"list": [*variables(), own]}, annotations=annotations(WORST), panels=list(placed(panels)),
+        templating={"list": [*variables(), own]}, annotations=annotations(WORST, "job", "One of the worst hosts"), panels=list(placed(panels)),
         links=[link("Host", "/d/dovecot-capacity-host", "dashboard", keep=True), link("Runbook", RUNBOOK, "doc", blank=True)],
     )  # fmt: skip
 
@@ -433,14 +439,14 @@ def host() -> Json:
             (5, counts("Turning clients away", f"count({turned_away(SOME)})",
                        "Services that said so in the last five minutes: a drop warning, a client thrown out to make room for another, or "
                        "the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
-            (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=FULLNESS,
+            (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=known((0, GREEN), (0.8, ORANGE), (1, RED)),
                      shape={"textMode": "value_and_name"}, defaults={"decimals": 0}, anchor="dovecotserviceatlimit")),
             (5, counts("Users lost after login", f"sum({lost(SOME)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
                        RED, "dovecotloginslost", at=0.5)),
             (4, stat("Dovecot", "Whether a master process of the watched Dovecot runs. If not, nobody can log in.",
                      [target(f"min(dovecot_master_up{{{HOSTS}}})", "Dovecot", instant=True)], unit="none",
-                     thresholds=steps((None, RED), (1, GREEN)),
+                     thresholds=known((0, RED), (1, GREEN)),
                      mappings=[{"type": "value", "options": {"0": {"text": "not running", "color": RED, "index": 1},
                                                             "1": {"text": "runs", "color": GREEN, "index": 0}}}],
                      anchor="dovecotmasterdown")),
@@ -461,7 +467,9 @@ def host() -> Json:
                        transformations=named({"service": "Service",
                                               **{f"Value #{'ABCDEFGH'[i]}": name for i, (name, _) in enumerate(lettered)}}),
                        sort=["Used"],
-                       overrides=[used(), *(number(name) for name, _ in lettered[1:] if name != "on disk"),
+                       overrides=[column("Service", custom__width=145), used(),
+                                  *(number(name) for name, _ in lettered[1:] if name not in ("process_limit", "on disk")),
+                                  column("process_limit", unit="none", decimals=0, custom__width=WIDTH + 15),
                                   number("on disk", thresholds=steps((None, "transparent"), (1, ORANGE)), custom__cellOptions=CELL)])),
         ]),
         (1, [(24, row("Clients and capacity, processes and limit: the fullest services"))]),
@@ -514,9 +522,9 @@ def host() -> Json:
                               (f"max(dovecot_service_client_limit_required{{{HOSTS}}}) / min(dovecot_master_open_files_limit{{{HOSTS}}})",
                                "open files"),
                               (f"max(dovecot_cgroup_tasks{{{HOSTS}}} / dovecot_cgroup_tasks_limit{{{HOSTS}}})", "tasks"), instant=True),
-                      unit="percentunit", thresholds=FULLNESS, anchor="dovecotnextlimittoosmall",
+                      unit="percentunit", thresholds=known((0, GREEN), (0.8, ORANGE), (1, RED)), anchor="dovecotnextlimittoosmall",
                       # Those that are needed may be reached, not passed.
-                      overrides=[override("/^(client_limit|open files)/", thresholds=steps((None, GREEN), (1.0001, ORANGE)))],
+                      overrides=[override("/^(client_limit|open files)/", thresholds=known((0, GREEN), (1.0001, ORANGE)))],
                       defaults={"min": 0, "max": 1, "decimals": 0},
                       options={"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "orientation": "horizontal",
                                "displayMode": "basic", "valueMode": "color", "showUnfilled": True})),
@@ -554,7 +562,7 @@ def host() -> Json:
                      "unknown; without log the warnings; without procfs the processes; without limits the limits.",
                      [target(f"min by (source) (dovecot_exporter_source_up{{{HOSTS}}})", "{{source}}", instant=True),
                       target(f"min(up{{{HOSTS}}})", "exporter", "B", instant=True)],
-                     unit="none", thresholds=steps((None, ORANGE), (1, GREEN)), shape={"textMode": "value_and_name"},
+                     unit="none", thresholds=known((0, ORANGE), (1, GREEN)), shape={"textMode": "value_and_name"},
                      mappings=[{"type": "value", "options": {"0": {"text": "missing", "color": ORANGE, "index": 1},
                                                              "1": {"text": "seen", "color": GREEN, "index": 0}}}],
                      anchor="dovecotexportersourcedown")),
@@ -577,7 +585,7 @@ def host() -> Json:
     return dashboard(
         "dovecot-capacity-host", "Dovecot capacity: host",
         "Clients, processes and limits of one host's Dovecot: how full it is, who is turned away, which limit is next.",
-        templating={"list": [*own, services, fullest_ones]}, annotations=annotations(SOME), panels=list(placed(panels)),
+        templating={"list": [*own, services, fullest_ones]}, annotations=annotations(SOME, "instance, service", "{{service}} on {{instance}}"), panels=list(placed(panels)),
         links=[link("Fleet", "/d/dovecot-capacity-fleet", "dashboard"), link("Runbook", RUNBOOK, "doc", blank=True)],
     )  # fmt: skip
 

@@ -374,7 +374,11 @@ class WithData(unittest.TestCase):
             board = Board(prometheus, FLEET, prometheus.end_time)
             found = {one["name"]: board.course(one) for one in board.dashboard["annotations"]["list"]}
             reloaded = {series["metric"]["instance"] for series in found["Reloads"]}
-            warned = {(series["metric"]["instance"], series["metric"]["service"]) for series in found["Drop warnings"]}
+            warned = set()
+            for instance in HOSTS:
+                host = Board(prometheus, HOST, prometheus.end_time, instance=escape(instance))
+                [drops] = [one for one in host.dashboard["annotations"]["list"] if one["name"] == "Drop warnings"]
+                warned |= {(series["metric"]["instance"], series["metric"]["service"]) for series in host.course(drops)}
             counters = {
                 metric: {
                     (dict(labels)["instance"], dict(labels).get("service"))
@@ -387,6 +391,7 @@ class WithData(unittest.TestCase):
             self.assertEqual(warned, counters["dovecot_service_drop_warnings_total"])
             self.assertTrue(reloaded)
             self.assertEqual(bool(warned), name == "incident")
+            self.assertEqual(len(found["Drop warnings"]), 1 if warned else 0)
 
     # --- Numbers -----------------------------------------------------------------
 
