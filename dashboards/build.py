@@ -241,7 +241,7 @@ def row(title: str) -> Json:
 def link(title: str, url: str, icon: str = "external link", keep: bool = False, blank: bool = False) -> Json:
     return {
         "title": title, "type": "link", "icon": icon, "tooltip": title, "url": url, "tags": [], "asDropdown": False,
-        "targetBlank": blank, "includeVars": keep, "keepTime": keep,
+        "targetBlank": blank, "includeVars": False, "keepTime": keep,
     }  # fmt: skip
 
 
@@ -394,7 +394,8 @@ def fleet() -> Json:
                        "half of it is left out. One host may be full while the fleet is not.",
                        [target(f"sum by (service) ({in_use(login)} and {capacity(login)})"
                                f" / sum by (service) ({capacity(login)} and {in_use(login)})", "{{service}}")],
-                       unit="percentunit", thresholds=FULLNESS, overrides=OF_SERVICES, maxDataPoints=100,
+                       unit="percentunit", thresholds=FULLNESS, overrides=OF_SERVICES,
+                       maxDataPoints=40,  # each is dear where there are a thousand hosts
                        custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05})),
             (12, table("Which hosts are not fully seen?",
                        "Exporters that do not answer (no source), and sources that an exporter cannot read. Why is in its log and on its "
@@ -586,7 +587,7 @@ def host() -> Json:
         "dovecot-capacity-host", "Dovecot capacity: host",
         "Clients, processes and limits of one host's Dovecot: how full it is, who is turned away, which limit is next.",
         templating={"list": [*own, services, fullest_ones]}, annotations=annotations(SOME, "instance, service", "{{service}} on {{instance}}"), panels=list(placed(panels)),
-        links=[link("Fleet", "/d/dovecot-capacity-fleet", "dashboard"), link("Runbook", RUNBOOK, "doc", blank=True)],
+        links=[link("Fleet", "/d/dovecot-capacity-fleet", "dashboard", keep=True), link("Runbook", RUNBOOK, "doc", blank=True)],
     )  # fmt: skip
 
 

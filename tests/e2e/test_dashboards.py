@@ -67,6 +67,13 @@ class Files(unittest.TestCase):
             self.assertEqual(path.read_text(), build.text(made), "run dashboards/build.py")
         self.assertEqual({path.stem for path in DASHBOARDS.glob("*.json")}, {FLEET, HOST})
 
+    def test_the_rules_lead_here(self) -> None:
+        urls = re.findall(r"dashboard_url: https://grafana\.example\.org/d/([\w-]+)(.*)", RULES.read_text())
+        self.assertTrue(urls)
+        for uid, query in urls:
+            offered = {one["name"] for one in load(uid)["templating"]["list"]}
+            self.assertLessEqual(set(re.findall(r"[?&]var-(\w+)=", query)), offered)
+
     def test_schema(self) -> None:
         result = validate(*sorted(DASHBOARDS.glob("*.json")))
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
@@ -477,6 +484,11 @@ class WithData(unittest.TestCase):
         for title in ("Turning clients away", "Users lost after login", "Dovecot"):
             self.assertEqual(host.column(title), {}, title)
         self.assertEqual(fleet.column("Turning clients away").keys(), {()})
+        # An hour later nobody answers at all.
+        for board in (Board(prometheus, FLEET, moment + 3600), Board(prometheus, HOST, moment + 3600, instance=escape(HOSTS[4]))):
+            for panel in board.dashboard["panels"]:
+                if panel["type"] == "stat":
+                    self.assertEqual(board.column(panel["title"]), {}, panel["title"])
 
 
 if __name__ == "__main__":
