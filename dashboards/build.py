@@ -428,21 +428,22 @@ def host() -> Json:
         ("on disk", f"max by (service) ({not_in_force(SOME)}) and max by (service) ({capacity(SOME)})"),
         ("client_limit", f"max by (service) (dovecot_service_client_limit{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
     ]
-    fullest = f"topk(1, max by (service) ({ratio(SOME)}))"
+    fullest = f"topk(1, max by (service) ({ratio(HOSTS)}))"
     most = f"max by (service) (max_over_time(({ratio(SOME)})[$__range:1m]))"
     outward = f'{most} unless max by (service) (dovecot_service_process_limit{{service=~"{INWARD}", {SOME}}})'
     # The last: where nobody is served, there is one all the same.
     detail = f"query_result(topk(4, ({outward} or {most} >= 0.5) > 0.001) or on () topk(1, {most}))"
 
     small = {"repeat": "detail", "repeatDirection": "h", "maxPerRow": 4}
+    # The first row is of all services, whichever are chosen: who looks at imap-login is told that imap loses users.
     panels = [
         (4, [
-            (5, counts("Turning clients away", f"count({turned_away(SOME)})",
+            (5, counts("Turning clients away", f"count({turned_away(HOSTS)})",
                        "Services that said so in the last five minutes: a drop warning, a client thrown out to make room for another, or "
                        "the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
             (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=known((0, GREEN), (0.8, ORANGE), (1, RED)),
                      shape={"textMode": "value_and_name"}, defaults={"decimals": 0}, anchor="dovecotserviceatlimit")),
-            (5, counts("Users lost after login", f"sum({lost(SOME)} > 0)",
+            (5, counts("Users lost after login", f"sum({lost(HOSTS)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
                        RED, "dovecotloginslost", at=0.5)),
             (4, stat("Dovecot", "Whether a master process of the watched Dovecot runs. If not, nobody can log in.",
@@ -451,7 +452,7 @@ def host() -> Json:
                      mappings=[{"type": "value", "options": {"0": {"text": "not running", "color": RED, "index": 1},
                                                             "1": {"text": "runs", "color": GREEN, "index": 0}}}],
                      anchor="dovecotmasterdown")),
-            (5, counts("Limits not in force", f"count({not_in_force(SOME)})",
+            (5, counts("Limits not in force", f"count({not_in_force(HOSTS)})",
                        "Services whose process_limit on disk is not the one that the running Dovecot goes by: reload it. Which: the table "
                        "below.", ORANGE, "dovecotlimitnotinforce")),
         ]),
@@ -499,8 +500,8 @@ def host() -> Json:
                       "Thrown out: had not logged in yet, and a login process closed the connection to make room for another. Lost: had "
                       "logged in, and the service behind had no room. Refused: the user has mail_max_userip_connections already, which has "
                       "nothing to do with capacity.",
-                      targets((f"sum by (service) ({per_minute(f'dovecot_service_queue_full_kills_total{{{SOME}}}')})", "{{service}} thrown out"),
-                              (f"sum by (service) ({per_minute(f'dovecot_service_handover_failures_total{{{SOME}}}')})", "{{service}} lost"),
+                      targets((f"sum by (service) ({per_minute(f'dovecot_service_queue_full_kills_total{{{HOSTS}}}')})", "{{service}} thrown out"),
+                              (f"sum by (service) ({per_minute(f'dovecot_service_handover_failures_total{{{HOSTS}}}')})", "{{service}} lost"),
                               (f"sum({per_minute(f'dovecot_user_connection_limit_rejections_total{{{HOSTS}}}')})", "refused")),
                       unit="cpm", anchor="dovecotloginslost",
                       overrides=[override("/thrown out$/", color=fixed("dark-red")), override("/lost$/", color=fixed(RED)),

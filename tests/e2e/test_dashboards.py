@@ -471,6 +471,17 @@ class WithData(unittest.TestCase):
                         expected = newest("incident", metric, time)[instance, series["metric"]["service"]]
                         self.assertEqual(float(value), expected, (title, instance, time))
 
+    def test_what_matters_shows_whatever_is_chosen(self) -> None:
+        """Clients log in at imap-login and are lost at imap."""
+        prometheus = self.prometheus["incident"]
+        moment = max(self.moments("incident"), key=lambda moment: sum(rise("incident", "dovecot_service_handover_failures_total", moment).values()))
+        lost = rise("incident", "dovecot_service_handover_failures_total", moment)
+        [(instance, service)] = lost
+        self.assertNotEqual(service, "imap-login")
+        host = Board(prometheus, HOST, moment, instance=escape(instance), service="imap-login")
+        self.assertAlmostEqual(host.column("Users lost after login")[()], lost[instance, service], delta=0.04 * lost[instance, service])
+        self.assertEqual(host.column("Turning clients away"), {(): 1})
+
     def test_blind(self) -> None:
         """An exporter that is gone is told, and nothing is taken for well when nobody looks."""
         prometheus = self.prometheus["incident"]
