@@ -1,0 +1,207 @@
+// From a dashboard and a Prometheus to Grafana's data frames: variables, intervals, queries, annotations. All of it ours.
+
+import { dateMath, dateTime, rangeUtil, renderLegendFormat, FieldType } from '@grafana/data';
+
+// What is drawn. Anything else that a dashboard says is an error: left out silently, it would look tested.
+const leaf = null;
+const all = (names, below = leaf) => Object.fromEntries(names.split(' ').map((name) => [name, below]));
+const calcs = { reduceOptions: all('calcs fields values limit') };
+const text = { text: all('titleSize valueSize') };
+export const OPTIONS = {
+  timeseries: { legend: all('showLegend displayMode placement calcs sortBy sortDesc width'), tooltip: leaf },
+  stat: { ...calcs, ...text, ...all('colorMode graphMode justifyMode orientation textMode wideLayout showPercentChange percentChangeColorMode') },
+  bargauge: { ...calcs, ...text, ...all('displayMode valueMode showUnfilled orientation namePlacement sizing minVizWidth minVizHeight maxVizHeight'), legend: all('showLegend displayMode placement calcs') },
+  table: { ...all('showHeader cellHeight sortBy frameIndex'), footer: all('show reducer fields countRows enablePagination') },
+  text: all('mode content code'),
+};
+const STANDARD = all('unit decimals min max displayName noValue color thresholds mappings links fieldMinMax');
+const CUSTOM = {
+  timeseries: all('drawStyle lineInterpolation barAlignment barWidthFactor barMaxWidth lineWidth lineStyle fillOpacity fillBelowTo gradientMode spanNulls insertNulls showPoints pointSize stacking axisPlacement axisLabel axisColorMode axisBorderShow axisCenteredZero axisWidth axisGridShow axisSoftMin axisSoftMax scaleDistribution hideFrom thresholdsStyle transform'),
+  table: all('align width minWidth hidden cellOptions filterable inspect'),
+  stat: {}, bargauge: {}, text: {},
+};
+const PANEL = all('id type title description gridPos datasource targets options fieldConfig transformations links pluginVersion interval maxDataPoints transparent');
+const TARGET = all('refId expr legendFormat format instant range interval hide datasource editorMode exemplar');
+
+export const properties = (type) => ({ ...STANDARD, ...Object.fromEntries(Object.keys(CUSTOM[type]).map((name) => [`custom.${name}`, leaf])) });
+
+const strangers = (value, known, path) =>
+  Object.entries(value ?? {}).flatMap(([key, below]) =>
+    !(key in known) ? [`${path}${key}`] : known[key] && below ? strangers(below, known[key], `${path}${key}.`) : []);
+
+export function undrawn(panel) {
+  const { type } = panel;
+  if (!OPTIONS[type]) return [`panel type ${type}`];
+  const { defaults = {}, overrides = [] } = panel.fieldConfig ?? {};
+  return [
+    ...strangers(panel, PANEL, ''),
+    ...strangers(panel.options, OPTIONS[type], 'options.'),
+    ...strangers(defaults, { ...STANDARD, custom: CUSTOM[type] }, 'fieldConfig.defaults.'),
+    ...overrides.flatMap((rule) => rule.properties.map((p) => p.id).filter((id) => !(id in properties(type)))),
+    ...(panel.targets ?? []).flatMap((target) => [
+      ...strangers(target, TARGET, 'target.'),
+      ...(target.exemplar ? ['target.exemplar'] : []),
+      ...(target.instant && target.range ? ['target.instant with target.range'] : []),
+      ...(target.format === 'heatmap' ? ['target.format heatmap'] : []),
+    ]),
+  ];
+}
+
+export async function ask(path, parameters) {
+  const answer = await (await fetch(`/api/v1/${path}`, { method: path.startsWith('label/') ? 'GET' : 'POST', body: path.startsWith('label/') ? undefined : new URLSearchParams(parameters) })).json();
+  if (answer.status !== 'success') throw new Error(`Prometheus: ${answer.error}: ${JSON.stringify(parameters)}`);
+  return answer.data;
+}
+
+export function timeRange(raw) {
+  const moment = (text, up) => (/^\d+(\.\d+)?$/.test(text) ? dateTime(text * 1000) : dateMath.toDateTime(text, { roundUp: up, timezone: 'utc' }));
+  const [from, to] = [moment(raw.from, false), moment(raw.to, true)];
+  if (!from?.isValid() || !to?.isValid()) throw new Error(`not a time range: ${JSON.stringify(raw)}`);
+  return { from, to, raw };
+}
+
+// --- Variables ---------------------------------------------------------------
+
+const ALL = '$__all';
+const escape = (value) => value.replace(/\\/g, '\\\\\\\\').replace(/[$^*{}[\]'+?.()|]/g, '\\\\$&');
+
+async function options(variable, replace, range) {
+  if (variable.type === 'datasource') return ['prometheus'];
+  if (variable.type === 'custom' || variable.type === 'interval') return variable.query.split(',').map((value) => value.trim());
+  if (variable.type === 'constant' || variable.type === 'textbox') return [variable.query];
+  if (variable.type !== 'query') throw new Error(`variable type ${variable.type} is not drawn`);
+  const query = replace(variable.query.query ?? variable.query);
+  const [, selector, label] = /^label_values\((?:(.+),)?\s*(\w+)\)$/s.exec(query) ?? [];
+  if (!label) throw new Error(`variable query ${query} is not drawn`);
+  const times = { start: range.from.unix(), end: range.to.unix() };
+  const values = await ask(`label/${label}/values?${new URLSearchParams({ ...times, ...(selector && { 'match[]': selector }) })}`);
+  const [, regex, flags] = /^\/(.*)\/(\w*)$/s.exec(variable.regex || '/(?:)/') ?? [, variable.regex, ''];
+  const kept = values.map((value) => new RegExp(regex, flags).exec(value)).filter(Boolean).map((match) => match[1] ?? match.input);
+  return [0, undefined, 1].includes(variable.sort) ? kept : [3, 4].includes(variable.sort) ? kept.sort((a, b) => parseFloat(a) - parseFloat(b)) : kept.reverse();
+}
+
+// Chosen values, each with what it is in a query and what it is in an address; in the order of the dashboard, as they use each other.
+export async function variables(dashboard, chosen, range) {
+  const values = {};
+  for (const variable of dashboard.templating?.list ?? []) {
+    const found = await options(variable, (text) => interpolate(text, values), range);
+    const offered = variable.includeAll ? [ALL, ...found] : found;
+    const current = [variable.current?.value ?? []].flat().filter((value) => offered.includes(value));
+    const value = chosen[variable.name] ?? (current.length ? current : offered.slice(0, 1));
+    const isAll = value.includes(ALL);
+    const many = isAll ? found : value;
+    const pattern = variable.multi || variable.includeAll ? many.map(escape) : many;
+    values[variable.name] = {
+      variable, options: found,
+      shown: isAll ? 'All' : value.join(' + '),
+      query: isAll && variable.allValue ? variable.allValue : pattern.length > 1 ? `(${pattern.join('|')})` : pattern[0] ?? '',
+      address: value.map((one) => `var-${variable.name}=${encodeURIComponent(one)}`).join('&'),
+      text: many.join(', '),
+    };
+  }
+  for (const name of Object.keys(chosen)) if (!values[name]) throw new Error(`no variable ${name}`);
+  return values;
+}
+
+const REFERENCE = /\$\{(\w+)(?:\.([^}:]+))?(?::(\w+))?\}|\$(\w+)|\[\[(\w+)\]\]/g;
+
+export function interpolate(template, values, extra = {}) {
+  return template.replace(REFERENCE, (whole, braced, path, format, plain, old) => {
+    const name = braced ?? plain ?? old;
+    if (name in extra) return extra[name](path, format);
+    if (!values[name]) throw new Error(`nothing is known of ${whole}`);
+    if (format === 'queryparam') return values[name].address;
+    if (format && !['regex', 'text', 'raw'].includes(format)) throw new Error(`format ${whole} is not drawn`);
+    return format === 'text' ? values[name].text : values[name].query;
+  });
+}
+
+// --- Queries -----------------------------------------------------------------
+
+const seconds = (interval) => rangeUtil.intervalToMs(interval) / 1000;
+
+// As Grafana's Prometheus data source does: steps are whole multiples, ranges hold at least four scrapes.
+export function intervals(panel, target, width, range, scrape, interpolateInterval) {
+  const least = interpolateInterval(target.interval || panel.interval || scrape);
+  const points = panel.maxDataPoints || Math.floor(width);
+  const span = (range.to - range.from) / 1000;
+  const step = Math.max(rangeUtil.calculateInterval(range, points, least).intervalMs / 1000, span / 11000);
+  const base = seconds(target.interval ? least : scrape);
+  return { step, rate: Math.max(step + base, 4 * base), span: Math.round(span) };
+}
+
+export const named = ({ step, rate, span }) => ({
+  __interval: () => `${step}s`, __interval_ms: () => `${step * 1000}`, __rate_interval: () => `${rate}s`,
+  __range: () => `${span}s`, __range_s: () => `${span}`, __range_ms: () => `${span * 1000}`,
+});
+
+function legend(metric, expression, format) {
+  const { __name__: name = '', ...labels } = metric;
+  const pairs = Object.entries(labels).map(([label, value]) => `${label}="${value}"`);
+  if (!format) return name || pairs.length ? `${name}${pairs.length ? `{${pairs.join(', ')}}` : ''}` : expression;
+  return format === '__auto' ? (pairs.length ? undefined : name || expression) : renderLegendFormat(format, metric);
+}
+
+function seriesFrame(target, { metric, values }, step) {
+  const displayNameFromDS = legend(metric, target.expr, target.legendFormat);
+  return {
+    refId: target.refId, name: displayNameFromDS, length: values.length,
+    fields: [
+      { name: 'Time', type: FieldType.time, config: { interval: step * 1000 }, values: values.map(([time]) => time * 1000) },
+      { name: 'Value', type: FieldType.number, config: { displayNameFromDS }, labels: metric, values: values.map(([, value]) => Number(value.replace('Inf', 'Infinity'))) },
+    ],
+  };
+}
+
+function tableFrame(target, frames, only) {
+  const labels = [...new Set(frames.flatMap((frame) => Object.keys(frame.fields[1].labels).sort()))];
+  const rows = frames.flatMap((frame) => frame.fields[0].values.map((time, i) => ({ time, value: frame.fields[1].values[i], labels: frame.fields[1].labels })));
+  return {
+    refId: target.refId, length: rows.length,
+    fields: [
+      { name: 'Time', type: FieldType.time, config: {}, values: rows.map((row) => row.time) },
+      ...labels.map((label) => ({ name: label, type: label === 'le' ? FieldType.number : FieldType.string, config: { filterable: true }, values: rows.map((row) => row.labels[label] ?? '') })),
+      { name: only ? 'Value' : `Value #${target.refId}`, type: FieldType.number, config: {}, values: rows.map((row) => row.value) },
+    ],
+  };
+}
+
+export async function query(panel, width, range, scrape, values) {
+  const targets = (panel.targets ?? []).filter((target) => !target.hide);
+  const tables = targets.filter((target) => target.format === 'table').length;
+  const answers = await Promise.all(targets.map(async (target) => {
+    const times = intervals(panel, target, width, range, scrape, (text) => interpolate(text, values));
+    const expression = interpolate(target.expr, values, named(times));
+    const aligned = (moment) => Math.floor(moment.valueOf() / 1000 / times.step) * times.step;
+    const parameters = target.instant
+      ? { query: expression, time: range.to.valueOf() / 1000 }
+      : { query: expression, start: aligned(range.from), end: aligned(range.to), step: times.step };
+    const { result, resultType } = await ask(target.instant ? 'query' : 'query_range', parameters);
+    const series = resultType === 'scalar' ? [{ metric: {}, values: [result] }] : result.map(({ metric, value, values }) => ({ metric, values: values ?? [value] }));
+    const found = series.map((one) => seriesFrame(target, one, times.step));
+    return { query: { refId: target.refId, ...parameters }, frames: target.format === 'table' ? [tableFrame(target, found, tables === 1)] : found };
+  }));
+  return { frames: answers.flatMap((one) => one.frames), queries: answers.map((one) => one.query) };
+}
+
+// --- Annotations: values above 0, joined to regions where they follow each other within a step ----------------
+
+export async function annotations(dashboard, range, values) {
+  const lists = await Promise.all((dashboard.annotations?.list ?? []).filter((one) => one.enable && !one.builtIn).map(async (annotation) => {
+    const step = seconds(interpolate(annotation.step || '60s', values));
+    const times = { step, rate: 4 * step, span: Math.round((range.to - range.from) / 1000) };
+    const aligned = (moment) => Math.floor(moment.unix() / step) * step;
+    const { result } = await ask('query_range', { query: interpolate(annotation.expr, values, named(times)), start: aligned(range.from), end: aligned(range.to), step });
+    return result.flatMap(({ metric, values: points }) => {
+      const moments = points.map(([time, value]) => (annotation.useValueForTime ? [Number(value), 1] : [time * 1000, Number(value)])).filter(([, value]) => value > 0);
+      return moments.reduce((regions, [time]) => {
+        const last = regions.at(-1);
+        if (last && last.end + step * 1000 >= time) last.end = time;
+        else regions.push({ time, end: time, annotation, color: annotation.iconColor, title: renderLegendFormat(annotation.titleFormat || '', metric), text: renderLegendFormat(annotation.textFormat || '', metric) });
+        return regions;
+      }, []);
+    });
+  }));
+  const inside = (one) => one.end >= range.from.valueOf() && one.time <= range.to.valueOf();
+  return lists.flat().filter(inside);
+}

@@ -1,0 +1,322 @@
+// Draws the dashboard that the server of drive.cjs hands out, and leaves in window.report what was drawn.
+
+import React from 'react';
+import { createRoot } from 'react-dom/client';
+import { lastValueFrom } from 'rxjs';
+import {
+  applyFieldOverrides, createTheme, EventBusSrv, formattedValueToString, getDisplayValueAlignmentFactors, getFieldDisplayName, getFieldDisplayValues,
+  identityOverrideProcessor as asIs, dataLinksOverrideProcessor, displayNameOverrideProcessor, numberOverrideProcessor, thresholdsOverrideProcessor,
+  valueMappingsOverrideProcessor, locationUtil, renderTextPanelMarkdown, Registry, standardTransformers, standardTransformersRegistry,
+  ThemeContext, transformDataFrame,
+} from '@grafana/data';
+import {
+  BarGauge, BigValue, ErrorBoundary, GlobalStyles, Icon, LinkButton, PanelChrome, PanelContextProvider, Table, TimeSeries, VizRepeater,
+} from '@grafana/ui';
+import { annotations, ask, interpolate, OPTIONS, properties, query, timeRange, undrawn, variables } from './data.js';
+
+const CELL = 30, GAP = 8, PADDING = 16;
+
+standardTransformersRegistry.setInit(() => [...new Set(Object.values(standardTransformers))].map((transformation) => ({ ...transformation, transformation })));
+locationUtil.initialize({ config: { appSubUrl: '' }, getVariablesUrlParams: () => ({}), getTimeRangeForUrl: () => ({}) });
+
+// --- Field configuration: Grafana's own overrides, with the defaults that its panels bring, which are not published -----------
+
+const DEFAULTS = {
+  timeseries: {
+    color: { mode: 'palette-classic' },
+    custom: {
+      drawStyle: 'line', lineInterpolation: 'linear', barAlignment: 0, barWidthFactor: 0.6, lineWidth: 1, fillOpacity: 0, gradientMode: 'none', spanNulls: false,
+      insertNulls: false, showPoints: 'auto', pointSize: 5, stacking: { mode: 'none', group: 'A' }, axisPlacement: 'auto', axisLabel: '', axisColorMode: 'text',
+      axisBorderShow: false, axisCenteredZero: false, scaleDistribution: { type: 'linear' }, hideFrom: { tooltip: false, viz: false, legend: false },
+      thresholdsStyle: { mode: 'off' },
+    },
+  },
+  table: { color: { mode: 'thresholds' }, custom: { align: 'auto', cellOptions: { type: 'auto' }, inspect: false } },
+  stat: { color: { mode: 'thresholds' } },
+  bargauge: { color: { mode: 'thresholds' } },
+};
+const OPTION_DEFAULTS = {
+  timeseries: { legend: { showLegend: true, displayMode: 'list', placement: 'bottom', calcs: [] } },
+  table: { showHeader: true, cellHeight: 'sm', frameIndex: 0 },
+  stat: { reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' }, colorMode: 'value', graphMode: 'area', justifyMode: 'auto', orientation: 'auto', textMode: 'auto', wideLayout: true, percentChangeColorMode: 'standard' },
+  bargauge: { reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' }, displayMode: 'gradient', valueMode: 'color', showUnfilled: true, orientation: 'auto', namePlacement: 'auto', minVizWidth: 8, minVizHeight: 16, maxVizHeight: 300 },
+};
+const THRESHOLDS = { mode: 'absolute', steps: [{ value: null, color: 'green' }, { value: 80, color: 'red' }] };
+const PROCESSORS = {
+  links: dataLinksOverrideProcessor, displayName: displayNameOverrideProcessor, decimals: numberOverrideProcessor, min: numberOverrideProcessor, max: numberOverrideProcessor,
+  thresholds: thresholdsOverrideProcessor, mappings: valueMappingsOverrideProcessor,
+};
+const ONLY_NUMBERS = ['min', 'max', 'thresholds'];
+const applies = (type, id, field) => field.type === 'number' || !(ONLY_NUMBERS.includes(id) || (type === 'timeseries' && id.startsWith('custom.') && id !== 'custom.hideFrom'));
+
+// JSON has no infinity: the first step of thresholds is null there.
+const restored = (thresholds) => ({ ...thresholds, steps: thresholds.steps.map((step) => ({ ...step, value: step.value ?? -Infinity })) });
+
+function fieldConfig(panel) {
+  const { defaults = {}, overrides = [] } = panel.fieldConfig ?? {};
+  return {
+    defaults: {
+      ...DEFAULTS[panel.type], ...defaults, custom: { ...DEFAULTS[panel.type]?.custom, ...defaults.custom }, thresholds: restored(defaults.thresholds ?? THRESHOLDS),
+    },
+    overrides: overrides.map((rule) => ({ ...rule, properties: rule.properties.map((p) => (p.id === 'thresholds' ? { ...p, value: restored(p.value) } : p)) })),
+  };
+}
+
+const registry = (type) => new Registry(() => Object.keys(properties(type)).map((id) => ({
+  id, name: id, path: id.replace('custom.', ''), isCustom: id.startsWith('custom.'), process: PROCESSORS[id] ?? asIs, settings: {},
+  shouldApply: (field) => applies(type, id, field),
+})));
+
+// --- Panels ------------------------------------------------------------------
+
+const shownValues = ({ panel, options, frames, config, theme, replace }, sparkline) => getFieldDisplayValues({
+  fieldConfig: config, reduceOptions: options.reduceOptions, replaceVariables: replace, theme, data: frames, sparkline, timeZone: 'utc', percentChange: options.showPercentChange,
+});
+
+function Stat(panel) {
+  const { options, range, width, height, theme, config, report } = panel;
+  const values = shownValues(panel, options.graphMode !== 'none');
+  report.values = values.map(({ display }) => ({ title: display.title, text: formattedValueToString(display), value: display.numeric }));
+  const named = options.textMode === 'auto' && (config.defaults.displayName || !panel.panel.title);
+  return <VizRepeater getValues={() => values} getAlignmentFactors={getDisplayValueAlignmentFactors} source={panel.frames} renderCounter={0} autoGrid
+    width={width} height={height} itemSpacing={3} orientation={options.orientation}
+    renderValue={({ value, width, height, count, alignmentFactors }) => <BigValue theme={theme} value={value.display} count={count} width={width} height={height}
+      sparkline={value.sparkline && { ...value.sparkline, timeRange: range }} colorMode={options.colorMode} graphMode={options.graphMode} justifyMode={options.justifyMode}
+      textMode={named ? 'value_and_name' : options.textMode} text={options.text} disableWideLayout={!options.wideLayout} alignmentFactors={alignmentFactors}
+      percentChangeColorMode={options.percentChangeColorMode} />} />;
+}
+
+function Bars(panel) {
+  const { options, width, height, theme, report } = panel;
+  if (options.legend?.showLegend) throw new Error('options.legend.showLegend is not drawn');
+  const values = shownValues(panel, false);
+  report.values = values.map(({ display }) => ({ title: display.title, text: formattedValueToString(display), value: display.numeric }));
+  const orientation = options.orientation !== 'auto' ? options.orientation : width > height ? 'vertical' : 'horizontal';
+  return <VizRepeater getValues={() => values} getAlignmentFactors={getDisplayValueAlignmentFactors} source={panel.frames} renderCounter={0}
+    width={width} height={height} itemSpacing={options.displayMode === 'lcd' ? 2 : 10} orientation={orientation} minVizWidth={options.minVizWidth}
+    minVizHeight={options.minVizHeight} maxVizHeight={options.maxVizHeight}
+    renderValue={({ value, width, height, count, alignmentFactors }) => <BarGauge theme={theme} width={width} height={height} orientation={orientation} field={value.field}
+      value={count === 1 && !value.field.displayName ? { ...value.display, title: undefined } : value.display} text={options.text}
+      display={value.view?.getFieldDisplayProcessor(value.colIndex)} itemSpacing={options.displayMode === 'lcd' ? 2 : 10} displayMode={options.displayMode}
+      alignmentFactors={count > 1 ? alignmentFactors : undefined} showUnfilled={options.showUnfilled} valueDisplayMode={options.valueMode} namePlacement={options.namePlacement} isOverflow={false} />} />;
+}
+
+function Rows({ options, frames, width, height, report, config, replace, range }) {
+  if (frames.length > 1) throw new Error(`a table of ${frames.length} frames shows only the first`);
+  return <Table data={frames[0]} width={width} height={height} noHeader={!options.showHeader} showTypeIcons={false} resizable initialSortBy={options.sortBy} cellHeight={options.cellHeight}
+    footerOptions={options.footer} enablePagination={options.footer?.enablePagination} timeRange={range} fieldConfig={config} replaceVariables={replace} />;
+}
+
+function Graph({ options, frames, range, width, height, theme, report, regions }) {
+  const graphable = frames.map((frame) => ({
+    ...frame, fields: frame.fields.map((field) => (field.type === 'number' ? { ...field, values: field.values.map((value) => (Number.isFinite(value) ? value : null)) } : field)),
+  }));
+  report.series = graphable.map((frame) => ({ name: getFieldDisplayName(frame.fields[1], frame, graphable), points: frame.length, last: frame.fields[1].values.at(-1) }));
+  return <PanelContextProvider value={{ eventBus: new EventBusSrv(), eventsScope: 'panel' }}>
+    <TimeSeries frames={graphable} width={width} height={height} timeRange={range} timeZone="utc" legend={options.legend}>
+      {(builder) => <Marks builder={builder} regions={regions} theme={theme} report={report} />}
+    </TimeSeries>
+  </PanelContextProvider>;
+}
+
+// Counts the pixels that the series changed, then draws the annotations as Grafana does: dashed lines, and regions between two of them.
+function Marks({ builder, regions, theme, report }) {
+  React.useLayoutEffect(() => {
+    let before;
+    const pixels = (u) => new Uint32Array(u.ctx.getImageData(0, 0, u.ctx.canvas.width, u.ctx.canvas.height).data.buffer);
+    builder.addHook('drawAxes', (u) => { before = pixels(u); });
+    builder.addHook('draw', (u) => {
+      const after = pixels(u);
+      report.ink = after.reduce((count, pixel, i) => count + (pixel !== before[i]), 0);
+      const { ctx, bbox } = u;
+      for (const { time, end, color } of regions) {
+        const x = (moment) => Math.min(Math.max(u.valToPos(moment, 'x', true), bbox.left), bbox.left + bbox.width);
+        const [left, right] = [x(time), x(end)];
+        ctx.save();
+        ctx.strokeStyle = ctx.fillStyle = theme.visualization.getColorByName(color);
+        ctx.setLineDash([5, 5]);
+        ctx.lineWidth = 2;
+        for (const side of new Set([left, right])) ctx.stroke(new Path2D(`M ${side} ${bbox.top} V ${bbox.top + bbox.height}`));
+        ctx.globalAlpha = 0.1;
+        ctx.fillRect(left, bbox.top, right - left, bbox.height);
+        ctx.globalAlpha = 1;
+        if (right > left) ctx.fillRect(left, bbox.top + bbox.height, right - left, 5);
+        else ctx.fill(new Path2D(`M ${left - 4} ${bbox.top + bbox.height + 5} h 8 l -4 -5 z`));
+        ctx.restore();
+      }
+    });
+  }, [builder]);
+  return null;
+}
+
+const Words = ({ panel, options, replace }) => options.mode === 'code'
+  ? <pre>{replace(options.content)}</pre>
+  : <div className="markdown-html" dangerouslySetInnerHTML={{ __html: options.mode === 'html' ? replace(options.content) : renderTextPanelMarkdown(replace(options.content)) }} />;
+
+const DRAW = { timeseries: Graph, stat: Stat, bargauge: Bars, table: Rows, text: Words };
+
+const Nothing = ({ width, height }) => <div style={{ width, height, display: 'grid', placeItems: 'center', fontSize: 18, opacity: 0.7 }}>No data</div>;
+
+function Content({ panel, ...rest }) {
+  const Draw = DRAW[panel.type];
+  if (rest.report.state === 'no data' && panel.type !== 'stat' && panel.type !== 'bargauge') return <Nothing {...rest} />;
+  return <ErrorBoundary>{({ error }) => {
+    if (!error) return <Draw panel={panel} {...rest} />;
+    Object.assign(rest.report, { state: 'error', error: error.message });
+    return <pre>{error.message}</pre>;
+  }}</ErrorBoundary>;
+}
+
+function Panel({ box, panel, report, frames, ...rest }) {
+  const title = report.title;
+  const links = panel.links?.length > 0 && <Icon name="external-link-alt" style={{ margin: 8 }} />;
+  return <div className="panel" data-id={panel.id} style={{ position: 'absolute', ...box }}>
+    <PanelChrome title={title} description={panel.description ? () => panel.description : undefined} titleItems={links} width={box.width} height={box.height}
+      padding={panel.type === 'table' ? 'none' : 'md'} displayMode={panel.transparent ? 'transparent' : 'default'} statusMessage={report.error}>
+      {(width, height) => report.error ? <pre>{report.error}</pre> : <Content panel={panel} report={report} frames={frames} {...rest} width={width} height={height} />}
+    </PanelChrome>
+  </div>;
+}
+
+// --- Dashboard ---------------------------------------------------------------
+
+// A variable's value in a link or a title: where a field is at hand, also what is known of its row.
+const replacer = (values, range) => (text, scoped, format) => {
+  const context = scoped?.__dataContext?.value;
+  const encode = (value) => (format === 'uriencode' ? encodeURIComponent(value) : String(value));
+  const times = { from: range.from.valueOf(), to: range.to.valueOf() };
+  const ofField = (path) => path === 'name' || path === 'displayName' ? getFieldDisplayName(context.field, context.frame, context.data)
+    : /^labels\./.test(path) ? context.field.labels?.[path.slice(7)] ?? '' : undefined;
+  const extra = {
+    __url_time_range: () => `from=${times.from}&to=${times.to}`, __from: () => times.from, __to: () => times.to,
+    __all_variables: () => Object.values(values).map((one) => one.address).join('&'),
+    ...(context && {
+      __value: (path) => encode(path === 'text' ? formattedValueToString(context.field.display(context.field.values[context.rowIndex])) : context.field.values[context.rowIndex]),
+      __field: (path) => encode(ofField(path)),
+      __series: () => encode(context.frame.name),
+      __data: (path) => {
+        const [, plain, quoted] = /^fields(?:\.([^.["]+)|\["(.+?)"\])$/.exec(path) ?? [];
+        const field = context.frame.fields.find((one) => [one.name, getFieldDisplayName(one, context.frame, context.data)].includes(plain ?? quoted));
+        if (!field) throw new Error(`no field for \${__data.${path}}`);
+        return encode(field.values[context.rowIndex]);
+      },
+    }),
+  };
+  return interpolate(text, values, extra);
+};
+
+// Rows that are collapsed are drawn open, and what is below them moved down, so that every panel is seen.
+function layout(dashboard, width) {
+  const column = (width - 2 * PADDING - 23 * GAP) / 24;
+  let moved = 0;
+  const boxes = dashboard.panels.flatMap((panel) => {
+    const placed = [{ panel, y: panel.gridPos.y + moved }];
+    if (panel.type !== 'row' || !panel.collapsed) return placed;
+    const first = Math.min(...panel.panels.map((one) => one.gridPos.y));
+    const inside = panel.panels.map((one) => ({ panel: one, y: panel.gridPos.y + moved + 1 + one.gridPos.y - first }));
+    moved += Math.max(...panel.panels.map((one) => one.gridPos.y + one.gridPos.h)) - first;
+    return [...placed, ...inside];
+  });
+  return boxes.map(({ panel, y }) => {
+    const { x, w, h } = panel.gridPos;
+    return { panel, box: { left: PADDING + x * (column + GAP), top: y * (CELL + GAP), width: Math.floor(w * column + (w - 1) * GAP), height: h * CELL + (h - 1) * GAP } };
+  });
+}
+
+async function prepare({ panel, box }, { range, scrape, values, theme, replace }) {
+  const report = { title: replace(panel.title ?? '', undefined, 'text'), type: panel.type, state: 'done' };
+  const config = fieldConfig(panel);
+  const options = { ...OPTION_DEFAULTS[panel.type], ...panel.options, ...(OPTION_DEFAULTS[panel.type]?.reduceOptions && { reduceOptions: { ...OPTION_DEFAULTS[panel.type].reduceOptions, ...panel.options?.reduceOptions } }) };
+  const same = { panel, box, report, config, options, range, theme, replace, frames: [] };
+  try {
+    const missing = undrawn(panel);
+    if (missing.length) throw new Error(missing.map((one) => `${one} is not drawn`).join('\n'));
+    if (panel.type === 'text') return same;
+    const { frames, queries } = await query(panel, box.width, range, scrape, values);
+    report.queries = queries;
+    const unknown = (panel.transformations ?? []).filter((one) => !standardTransformersRegistry.getIfExists(one.id));
+    if (unknown.length) throw new Error(`transformation ${unknown[0].id} is not drawn`);
+    const transformed = await lastValueFrom(transformDataFrame(panel.transformations ?? [], frames, { interpolate: replace }));
+    same.frames = applyFieldOverrides({ data: transformed, fieldConfig: config, fieldConfigRegistry: registry(panel.type), replaceVariables: replace, theme, timeZone: 'utc' });
+    report.points = transformed.reduce((sum, frame) => sum + frame.length, 0);
+    if (report.points === 0) report.state = 'no data';
+  } catch (error) {
+    Object.assign(report, { state: 'error', error: error.message });
+  }
+  return same;
+}
+
+function Top({ dashboard, values, range, siblings, replace, theme }) {
+  const box = { border: `1px solid ${theme.colors.border.medium}`, borderRadius: 2, padding: '5px 8px', background: theme.colors.background.primary };
+  const shown = Object.values(values).filter(({ variable }) => variable.hide !== 2);
+  const links = (dashboard.links ?? []).flatMap((link) => {
+    if (link.type === 'link') return [{ title: link.title, icon: 'external-link-alt', href: replace(link.url) }];
+    if (link.asDropdown) return [{ title: link.title, icon: 'bars', href: '#' }];
+    return siblings.filter((one) => link.tags.every((tag) => one.tags.includes(tag))).map((one) => ({ title: one.title, icon: 'apps', href: `/d/${one.uid}` }));
+  });
+  const toggles = (dashboard.annotations?.list ?? []).filter((one) => !one.builtIn && !one.hide);
+  return <div style={{ padding: `12px ${PADDING}px 8px`, display: 'flex', flexWrap: 'wrap', gap: 8, alignItems: 'center' }}>
+    <div style={{ width: '100%', display: 'flex', justifyContent: 'space-between' }}>
+      <span style={{ fontSize: 18, fontWeight: 500 }}>{dashboard.title}</span>
+      <span style={box}><Icon name="clock-nine" /> {range.from.utc().format('YYYY-MM-DD HH:mm:ss')} to {range.to.utc().format('YYYY-MM-DD HH:mm:ss')} UTC</span>
+    </div>
+    {shown.map(({ variable, shown }) => <span key={variable.name} style={{ display: 'flex' }}>
+      {variable.hide !== 1 && <span style={{ ...box, background: theme.colors.background.secondary, fontWeight: 500, fontSize: 12 }}>{variable.label || variable.name}</span>}
+      <span style={{ ...box, minWidth: 80 }}>{shown} <Icon name="angle-down" /></span>
+    </span>)}
+    {toggles.map((one) => <span key={one.name} style={{ ...box, fontSize: 12 }}>{one.name} <span style={{ color: theme.visualization.getColorByName(one.iconColor) }}>●</span></span>)}
+    <span style={{ flexGrow: 1 }} />
+    {links.map((link) => <LinkButton key={link.title} size="sm" variant="secondary" icon={link.icon} href={link.href}>{link.title}</LinkButton>)}
+  </div>;
+}
+
+const Row = ({ box, panel, theme, replace }) => <div style={{ position: 'absolute', ...box, display: 'flex', alignItems: 'center', gap: 8, fontSize: 16, fontWeight: 500 }}>
+  <Icon name="angle-down" /> {replace(panel.title, undefined, 'text')}
+</div>;
+
+// What a browser shows of the tables, once it does.
+function readTables(panels) {
+  for (const { panel, report } of panels.filter((one) => one.panel.type === 'table' && one.report.state === 'done')) {
+    const cells = (row, role) => [...row.querySelectorAll(`[role=${role}]`)].map((cell) => cell.innerText.trim());
+    const rows = [...document.querySelectorAll(`[data-id="${panel.id}"] [role=row]`)];
+    report.columns = cells(rows[0], 'columnheader');
+    report.rows = rows.slice(1).map((row) => cells(row, 'cell'));
+    report.links = [...document.querySelectorAll(`[data-id="${panel.id}"] a`)].map((link) => link.getAttribute('href'));
+  }
+}
+
+async function main() {
+  const { dashboard, siblings, from, to, scrape, chosen, mode, width } = await (await fetch('/job.json')).json();
+  const theme = createTheme({ colors: { mode } });
+  const range = timeRange({ from: from ?? dashboard.time.from, to: to ?? dashboard.time.to });
+  const values = await variables(dashboard, chosen, range);
+  const replace = replacer(values, range);
+  const shared = { range, scrape, values, theme, replace };
+  const placed = layout(dashboard, width);
+  const rows = placed.filter(({ panel }) => panel.type === 'row');
+  const [regions, panels] = await Promise.all([
+    annotations(dashboard, range, values), Promise.all(placed.filter(({ panel }) => panel.type !== 'row').map((one) => prepare(one, shared))),
+  ]);
+  const height = Math.max(...placed.map(({ box }) => box.top + box.height)) + PADDING;
+  const root = createRoot(document.getElementById('page'));
+  const frame = () => new Promise(requestAnimationFrame);
+  // Canvases do not wait for fonts: those that the styles ask for come first.
+  root.render(<ThemeContext.Provider value={theme}><GlobalStyles /></ThemeContext.Provider>);
+  const fonts = ['400 12px Inter', '500 14px Inter', '400 12px "Roboto Mono"'];
+  while (!(await Promise.all(fonts.map((font) => document.fonts.load(font)))).every((faces) => faces.length)) await frame();
+  root.render(<ThemeContext.Provider value={theme}>
+    <GlobalStyles />
+    <Top dashboard={dashboard} siblings={siblings} {...shared} />
+    <div style={{ position: 'relative', height }}>
+      {rows.map((one) => <Row key={one.panel.id} {...one} {...shared} />)}
+      {panels.map((one) => <Panel key={one.panel.id} {...one} regions={regions} />)}
+    </div>
+  </ThemeContext.Provider>);
+  const drawn = ({ report, panel }) => report.state !== 'done' || panel.type !== 'timeseries' || report.ink !== undefined;
+  do await frame(); while (!document.querySelector('.panel') || !panels.every(drawn));
+  await frame();
+  readTables(panels);
+  window.report = { panels: panels.map(({ report }) => report), annotations: regions.map(({ time, end, annotation, title, text }) => ({ name: annotation.name, time, end, title, text })), variables: Object.fromEntries(Object.entries(values).map(([name, { shown, query, options }]) => [name, { shown, query, options }])) };
+}
+
+main().catch((error) => { window.report = { panels: [], error: error.message }; });
