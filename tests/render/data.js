@@ -20,7 +20,7 @@ const CUSTOM = {
   table: all('align width minWidth hidden cellOptions filterable inspect'),
   stat: {}, bargauge: {}, text: {},
 };
-const PANEL = all('id type title description gridPos datasource targets options fieldConfig transformations links pluginVersion interval maxDataPoints transparent');
+const PANEL = all('id type title description gridPos datasource targets options fieldConfig transformations links pluginVersion interval maxDataPoints transparent repeat repeatDirection maxPerRow');
 const TARGET = all('refId expr legendFormat format instant range interval hide datasource editorMode exemplar');
 
 export const properties = (type) => ({ ...STANDARD, ...Object.fromEntries(Object.keys(CUSTOM[type]).map((name) => [`custom.${name}`, leaf])) });
@@ -63,40 +63,59 @@ export function timeRange(raw) {
 // --- Variables ---------------------------------------------------------------
 
 const ALL = '$__all';
+const span = (range) => Math.round((range.to - range.from) / 1000);
+const ranges = (range) => ({ __range: () => `${span(range)}s`, __range_s: () => `${span(range)}`, __range_ms: () => `${span(range) * 1000}` });
 const escape = (value) => value.replace(/\\/g, '\\\\\\\\').replace(/[$^*{}[\]'+?.()|]/g, '\\\\$&');
+
+async function found(query, range) {
+  const [, selector, label] = /^label_values\((?:(.+),)?\s*(\w+)\)$/s.exec(query) ?? [];
+  const [, expression] = /^query_result\((.+)\)\s*$/s.exec(query) ?? [];
+  if (label) {
+    const parameters = { start: range.from.unix(), end: range.to.unix(), ...(selector && { 'match[]': selector }) };
+    return ask(`label/${label}/values?${new URLSearchParams(parameters)}`);
+  }
+  if (!expression) throw new Error(`variable query ${query} is not drawn`);
+  const { result } = await ask('query', { query: expression, time: range.to.valueOf() / 1000 });
+  return result.map(({ metric: { __name__: name = '', ...labels }, value: [time, value] }) =>
+    `${name}{${Object.entries(labels).map(([label, value]) => `${label}="${value}"`).join(',')}} ${value} ${time * 1000}`);
+}
 
 async function options(variable, replace, range) {
   if (variable.type === 'datasource') return ['prometheus'];
   if (variable.type === 'custom' || variable.type === 'interval') return variable.query.split(',').map((value) => value.trim());
   if (variable.type === 'constant' || variable.type === 'textbox') return [variable.query];
   if (variable.type !== 'query') throw new Error(`variable type ${variable.type} is not drawn`);
-  const query = replace(variable.query.query ?? variable.query);
-  const [, selector, label] = /^label_values\((?:(.+),)?\s*(\w+)\)$/s.exec(query) ?? [];
-  if (!label) throw new Error(`variable query ${query} is not drawn`);
-  const times = { start: range.from.unix(), end: range.to.unix() };
-  const values = await ask(`label/${label}/values?${new URLSearchParams({ ...times, ...(selector && { 'match[]': selector }) })}`);
+  const values = await found(replace(variable.query.query ?? variable.query), range);
   const [, regex, flags] = /^\/(.*)\/(\w*)$/s.exec(variable.regex || '/(?:)/') ?? [, variable.regex, ''];
   const kept = values.map((value) => new RegExp(regex, flags).exec(value)).filter(Boolean).map((match) => match[1] ?? match.input);
-  return [0, undefined, 1].includes(variable.sort) ? kept : [3, 4].includes(variable.sort) ? kept.sort((a, b) => parseFloat(a) - parseFloat(b)) : kept.reverse();
+  if (![0, 1, 2, 3, 4, undefined].includes(variable.sort)) throw new Error(`variable.sort ${variable.sort} is not drawn`);
+  if (!variable.sort) return [...new Set(kept)];
+  const upward = [...new Set(kept)].sort(variable.sort > 2 ? (a, b) => parseFloat(a) - parseFloat(b) : undefined);
+  return variable.sort % 2 ? upward : upward.reverse();
+}
+
+// For a repeated panel: one value in place of all.
+export function written(variable, many) {
+  const pattern = variable.multi || variable.includeAll ? many.map(escape) : many;
+  return { query: pattern.length > 1 ? `(${pattern.join('|')})` : pattern[0] ?? '', text: many.join(', ') };
 }
 
 // Chosen values, each with what it is in a query and what it is in an address; in the order of the dashboard, as they use each other.
 export async function variables(dashboard, chosen, range) {
   const values = {};
   for (const variable of dashboard.templating?.list ?? []) {
-    const found = await options(variable, (text) => interpolate(text, values), range);
-    const offered = variable.includeAll ? [ALL, ...found] : found;
+    const all = await options(variable, (text) => interpolate(text, values, ranges(range)), range);
+    const offered = variable.includeAll ? [ALL, ...all] : all;
     const current = [variable.current?.value ?? []].flat().filter((value) => offered.includes(value));
     const value = chosen[variable.name] ?? (current.length ? current : offered.slice(0, 1));
     const isAll = value.includes(ALL);
-    const many = isAll ? found : value;
-    const pattern = variable.multi || variable.includeAll ? many.map(escape) : many;
+    const many = isAll ? all : value;
     values[variable.name] = {
-      variable, options: found,
+      variable, options: all, many,
       shown: isAll ? 'All' : value.join(' + '),
-      query: isAll && variable.allValue ? variable.allValue : pattern.length > 1 ? `(${pattern.join('|')})` : pattern[0] ?? '',
+      ...written(variable, many),
+      ...(isAll && variable.allValue && { query: variable.allValue }),
       address: value.map((one) => `var-${variable.name}=${encodeURIComponent(one)}`).join('&'),
-      text: many.join(', '),
     };
   }
   for (const name of Object.keys(chosen)) if (!values[name]) throw new Error(`no variable ${name}`);
@@ -121,18 +140,16 @@ export function interpolate(template, values, extra = {}) {
 const seconds = (interval) => rangeUtil.intervalToMs(interval) / 1000;
 
 // As Grafana's Prometheus data source does: steps are whole multiples, ranges hold at least four scrapes.
-export function intervals(panel, target, width, range, scrape, interpolateInterval) {
+function intervals(panel, target, width, range, scrape, interpolateInterval) {
   const least = interpolateInterval(target.interval || panel.interval || scrape);
   const points = panel.maxDataPoints || Math.floor(width);
-  const span = (range.to - range.from) / 1000;
-  const step = Math.max(rangeUtil.calculateInterval(range, points, least).intervalMs / 1000, span / 11000);
+  const step = Math.max(rangeUtil.calculateInterval(range, points, least).intervalMs / 1000, span(range) / 11000);
   const base = seconds(target.interval ? least : scrape);
-  return { step, rate: Math.max(step + base, 4 * base), span: Math.round(span) };
+  return { step, rate: Math.max(step + base, 4 * base) };
 }
 
-export const named = ({ step, rate, span }) => ({
-  __interval: () => `${step}s`, __interval_ms: () => `${step * 1000}`, __rate_interval: () => `${rate}s`,
-  __range: () => `${span}s`, __range_s: () => `${span}`, __range_ms: () => `${span * 1000}`,
+const named = ({ step, rate }, range) => ({
+  ...ranges(range), __interval: () => `${step}s`, __interval_ms: () => `${step * 1000}`, __rate_interval: () => `${rate}s`,
 });
 
 function legend(metric, expression, format) {
@@ -171,7 +188,7 @@ export async function query(panel, width, range, scrape, values) {
   const tables = targets.filter((target) => target.format === 'table').length;
   const answers = await Promise.all(targets.map(async (target) => {
     const times = intervals(panel, target, width, range, scrape, (text) => interpolate(text, values));
-    const expression = interpolate(target.expr, values, named(times));
+    const expression = interpolate(target.expr, values, named(times, range));
     const aligned = (moment) => Math.floor(moment.valueOf() / 1000 / times.step) * times.step;
     const parameters = target.instant
       ? { query: expression, time: range.to.valueOf() / 1000 }
@@ -189,9 +206,9 @@ export async function query(panel, width, range, scrape, values) {
 export async function annotations(dashboard, range, values) {
   const lists = await Promise.all((dashboard.annotations?.list ?? []).filter((one) => one.enable && !one.builtIn).map(async (annotation) => {
     const step = seconds(interpolate(annotation.step || '60s', values));
-    const times = { step, rate: 4 * step, span: Math.round((range.to - range.from) / 1000) };
+    const times = { step, rate: 4 * step };
     const aligned = (moment) => Math.floor(moment.unix() / step) * step;
-    const { result } = await ask('query_range', { query: interpolate(annotation.expr, values, named(times)), start: aligned(range.from), end: aligned(range.to), step });
+    const { result } = await ask('query_range', { query: interpolate(annotation.expr, values, named(times, range)), start: aligned(range.from), end: aligned(range.to), step });
     return result.flatMap(({ metric, values: points }) => {
       const moments = points.map(([time, value]) => (annotation.useValueForTime ? [Number(value), 1] : [time * 1000, Number(value)])).filter(([, value]) => value > 0);
       return moments.reduce((regions, [time]) => {

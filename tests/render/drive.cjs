@@ -85,7 +85,7 @@ async function main() {
     report = await page.evaluate(() => window.report);
     const height = await page.evaluate(() => Math.ceil(document.getElementById('page').getBoundingClientRect().height));
     await page.setViewportSize({ width, height });
-    if (options.out) await page.screenshot({ path: options.out });
+    if (options.out && !report.error) await page.screenshot({ path: options.out });
   } finally {
     await browser.close();
     server.close();

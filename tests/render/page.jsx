@@ -12,7 +12,7 @@ import {
 import {
   BarGauge, BigValue, ErrorBoundary, GlobalStyles, Icon, LinkButton, PanelChrome, PanelContextProvider, Table, TimeSeries, VizRepeater,
 } from '@grafana/ui';
-import { annotations, ask, interpolate, OPTIONS, properties, query, timeRange, undrawn, variables } from './data.js';
+import { annotations, interpolate, properties, query, timeRange, undrawn, variables, written } from './data.js';
 
 const CELL = 30, GAP = 8, PADDING = 16;
 
@@ -205,25 +205,34 @@ const replacer = (values, range) => (text, scoped, format) => {
   return interpolate(text, values, extra);
 };
 
-// Rows that are collapsed are drawn open, and what is below them moved down, so that every panel is seen.
-function layout(dashboard, width) {
+// Rows that are collapsed are drawn open, so that every panel is seen; a panel that repeats is drawn for each value. What is below moves down.
+function layout(dashboard, width, values) {
   const column = (width - 2 * PADDING - 23 * GAP) / 24;
-  let moved = 0;
-  const boxes = dashboard.panels.flatMap((panel) => {
-    const placed = [{ panel, y: panel.gridPos.y + moved }];
-    if (panel.type !== 'row' || !panel.collapsed) return placed;
-    const first = Math.min(...panel.panels.map((one) => one.gridPos.y));
-    const inside = panel.panels.map((one) => ({ panel: one, y: panel.gridPos.y + moved + 1 + one.gridPos.y - first }));
-    moved += Math.max(...panel.panels.map((one) => one.gridPos.y + one.gridPos.h)) - first;
-    return [...placed, ...inside];
+  const flat = dashboard.panels.flatMap((panel) => {
+    if (panel.type !== 'row' || !panel.collapsed) return [{ panel, ...panel.gridPos }];
+    const { y } = panel.gridPos, first = Math.min(...panel.panels.map((one) => one.gridPos.y)), last = Math.max(...panel.panels.map((one) => one.gridPos.y + one.gridPos.h));
+    if (panel.panels.some((one) => one.repeat)) throw new Error(`repeat in a collapsed row is not drawn: ${panel.title}`);
+    return [{ panel, ...panel.gridPos, grows: last - first }, ...panel.panels.map((one) => ({ panel: one, ...one.gridPos, y, below: 1 + one.gridPos.y - first }))];
   });
-  return boxes.map(({ panel, y }) => {
-    const { x, w, h } = panel.gridPos;
-    return { panel, box: { left: PADDING + x * (column + GAP), top: y * (CELL + GAP), width: Math.floor(w * column + (w - 1) * GAP), height: h * CELL + (h - 1) * GAP } };
+  const repeated = flat.flatMap((one) => {
+    const { repeat, repeatDirection = 'h', maxPerRow = 4 } = one.panel;
+    if (!repeat) return [{ ...one, own: values }];
+    const chosen = values[repeat].many.length ? values[repeat].many : [''];
+    const across = repeatDirection === 'v' ? 1 : Math.min(maxPerRow, chosen.length);
+    return chosen.map((value, i) => ({
+      ...one, ...(repeatDirection === 'h' && { w: 24 / across, x: (i % across) * 24 / across }), below: (one.below ?? 0) + Math.floor(i / across) * one.h,
+      grows: i === 0 ? (Math.ceil(chosen.length / across) - 1) * one.h : 0, own: { ...values, [repeat]: { ...values[repeat], ...written(values[repeat].variable, [value]) } },
+    }));
   });
+  const moved = ({ y, below = 0 }) => y + below + repeated.reduce((sum, other) => sum + (other.grows && other.y + other.h <= y ? other.grows : 0), 0);
+  return repeated.map((one, i) => ({
+    panel: { ...one.panel, id: i }, values: one.own,
+    box: { left: PADDING + one.x * (column + GAP), top: moved(one) * (CELL + GAP), width: Math.floor(one.w * column + (one.w - 1) * GAP), height: one.h * CELL + (one.h - 1) * GAP },
+  }));
 }
 
-async function prepare({ panel, box }, { range, scrape, values, theme, replace }) {
+async function prepare({ panel, box, values }, { range, scrape, theme }) {
+  const replace = replacer(values, range);
   const report = { title: replace(panel.title ?? '', undefined, 'text'), type: panel.type, state: 'done' };
   const config = fieldConfig(panel);
   const options = { ...OPTION_DEFAULTS[panel.type], ...panel.options, ...(OPTION_DEFAULTS[panel.type]?.reduceOptions && { reduceOptions: { ...OPTION_DEFAULTS[panel.type].reduceOptions, ...panel.options?.reduceOptions } }) };
@@ -292,7 +301,7 @@ async function main() {
   const values = await variables(dashboard, chosen, range);
   const replace = replacer(values, range);
   const shared = { range, scrape, values, theme, replace };
-  const placed = layout(dashboard, width);
+  const placed = layout(dashboard, width, values);
   const rows = placed.filter(({ panel }) => panel.type === 'row');
   const [regions, panels] = await Promise.all([
     annotations(dashboard, range, values), Promise.all(placed.filter(({ panel }) => panel.type !== 'row').map((one) => prepare(one, shared))),
