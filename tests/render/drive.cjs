@@ -92,9 +92,15 @@ async function main() {
     fs.rmSync(profile, { recursive: true });
   }
   console.log(JSON.stringify({ ...report, complaints }, null, 1));
-  const failed = report.panels.filter(({ state, title }) => state === 'error' || (state === 'no data') !== (options.empty ?? []).includes(title));
-  for (const { title, state, error } of failed) console.error(`${title}: ${error ?? state}`);
-  for (const one of [...complaints, report.error].filter(Boolean)) console.error(one);
+  const wrong = ({ title, state, error, ink, blank }) => {
+    const empty = (options.empty ?? []).includes(title);
+    if (state === 'error') return error;
+    if (state === 'no data' && !empty) return 'no data';
+    if (state === 'done' && empty) return 'has data';
+    return ink === 0 && !blank ? 'nothing is to be seen' : undefined;
+  };
+  const failed = report.panels.filter(wrong).map((panel) => `${panel.title}: ${wrong(panel)}`);
+  for (const one of [...failed, ...complaints, report.error].filter(Boolean)) console.error(one);
   process.exitCode = failed.length || complaints.length || report.error ? 1 : 0;
 }
 

@@ -111,7 +111,13 @@ function Graph({ options, frames, range, width, height, theme, report, regions }
   const graphable = frames.map((frame) => ({
     ...frame, fields: frame.fields.map((field) => (field.type === 'number' ? { ...field, values: field.values.map((value) => (Number.isFinite(value) ? value : null)) } : field)),
   }));
-  report.series = graphable.map((frame) => ({ name: getFieldDisplayName(frame.fields[1], frame, graphable), points: frame.length, last: frame.fields[1].values.at(-1) }));
+  report.series = graphable.map((frame) => {
+    const [{ values: times }, field] = frame.fields;
+    return { name: getFieldDisplayName(field, frame, graphable), points: frame.length, last: field.values.at(-1), at: times.at(-1) / 1000 };
+  });
+  // Bars of nothing are not seen, and rightly so.
+  const values = graphable.flatMap(({ fields: [, field] }) => field.values.map((value) => (field.config.custom.drawStyle === 'bars' && value === 0 ? 'no bar' : value)));
+  report.blank = values.includes('no bar') && values.every((value) => value === null || value === 'no bar');
   return <PanelContextProvider value={{ eventBus: new EventBusSrv(), eventsScope: 'panel' }}>
     <TimeSeries frames={graphable} width={width} height={height} timeRange={range} timeZone="utc" legend={options.legend}>
       {(builder) => <Marks builder={builder} regions={regions} theme={theme} report={report} />}
@@ -283,14 +289,17 @@ const Row = ({ box, panel, theme, replace }) => <div style={{ position: 'absolut
   <Icon name="angle-down" /> {replace(panel.title, undefined, 'text')}
 </div>;
 
-// What a browser shows of the tables, once it does.
-function readTables(panels) {
-  for (const { panel, report } of panels.filter((one) => one.panel.type === 'table' && one.report.state === 'done')) {
+// What a browser shows of each panel, once it does.
+function read(panels) {
+  for (const { panel, report } of panels.filter((one) => one.report.state === 'done')) {
+    const frame = document.querySelector(`[data-id="${panel.id}"]`);
+    report.text = frame.innerText;
+    report.links = [...frame.querySelectorAll('a')].map((link) => link.getAttribute('href'));
+    if (panel.type !== 'table') continue;
     const cells = (row, role) => [...row.querySelectorAll(`[role=${role}]`)].map((cell) => cell.innerText.trim());
-    const rows = [...document.querySelectorAll(`[data-id="${panel.id}"] [role=row]`)];
+    const rows = [...frame.querySelectorAll('[role=row]')];
     report.columns = cells(rows[0], 'columnheader');
     report.rows = rows.slice(1).map((row) => cells(row, 'cell'));
-    report.links = [...document.querySelectorAll(`[data-id="${panel.id}"] a`)].map((link) => link.getAttribute('href'));
   }
 }
 
@@ -324,7 +333,7 @@ async function main() {
   const drawn = ({ report, panel }) => report.state !== 'done' || panel.type !== 'timeseries' || report.ink !== undefined;
   do await frame(); while (!document.querySelector('.panel') || !panels.every(drawn));
   await frame();
-  readTables(panels);
+  read(panels);
   window.report = { panels: panels.map(({ report }) => report), annotations: regions.map(({ time, end, annotation, title, text }) => ({ name: annotation.name, time, end, title, text })), variables: Object.fromEntries(Object.entries(values).map(([name, { shown, query, options }]) => [name, { shown, query, options }])) };
 }
 
