@@ -47,7 +47,7 @@ def promql_pattern(value):
     return re.sub(r"[$^*{}\[\]'+?.()|]", r"\\\\\g<0>", value)
 
 
-class Drawn(unittest.TestCase):
+class Incident(unittest.TestCase):
     """One scenario."""
 
     scenario = "incident"
@@ -170,7 +170,7 @@ class Drawn(unittest.TestCase):
         self.assertGreater(compared, 3)
 
 
-class Calm(Drawn):
+class Calm(Incident):
     scenario = "calm"
 
 

@@ -9,25 +9,50 @@ const calcs = { reduceOptions: all('calcs fields values limit') };
 const text = { text: all('titleSize valueSize') };
 export const OPTIONS = {
   timeseries: { legend: all('showLegend displayMode placement calcs sortBy sortDesc width'), tooltip: leaf },
-  stat: { ...calcs, ...text, ...all('colorMode graphMode justifyMode orientation textMode wideLayout showPercentChange percentChangeColorMode') },
-  bargauge: { ...calcs, ...text, ...all('displayMode valueMode showUnfilled orientation namePlacement sizing minVizWidth minVizHeight maxVizHeight'), legend: all('showLegend displayMode placement calcs') },
-  table: { ...all('showHeader cellHeight sortBy frameIndex'), footer: all('show reducer fields countRows enablePagination') },
-  text: all('mode content code'),
+  stat: {
+    ...calcs,
+    ...text,
+    ...all('colorMode graphMode justifyMode orientation textMode wideLayout showPercentChange percentChangeColorMode'),
+  },
+  bargauge: {
+    ...calcs,
+    ...text,
+    ...all('displayMode valueMode showUnfilled orientation namePlacement minVizWidth minVizHeight maxVizHeight'),
+    legend: all('showLegend displayMode placement calcs'),
+  },
+  table: {
+    ...all('showHeader cellHeight sortBy'),
+    footer: all('show reducer fields countRows enablePagination'),
+  },
+  text: all('mode content'),
 };
 const STANDARD = all('unit decimals min max displayName noValue color thresholds mappings links fieldMinMax');
 const CUSTOM = {
-  timeseries: all('drawStyle lineInterpolation barAlignment barWidthFactor barMaxWidth lineWidth lineStyle fillOpacity fillBelowTo gradientMode spanNulls insertNulls showPoints pointSize stacking axisPlacement axisLabel axisColorMode axisBorderShow axisCenteredZero axisWidth axisGridShow axisSoftMin axisSoftMax scaleDistribution hideFrom thresholdsStyle transform'),
+  timeseries: all(
+    'drawStyle lineInterpolation barAlignment barWidthFactor barMaxWidth lineWidth lineStyle fillOpacity fillBelowTo ' +
+      'gradientMode spanNulls insertNulls showPoints pointSize stacking hideFrom thresholdsStyle scaleDistribution ' +
+      'axisPlacement axisLabel axisColorMode axisBorderShow axisCenteredZero axisWidth axisGridShow axisSoftMin axisSoftMax',
+  ),
   table: all('align width minWidth hidden cellOptions filterable inspect'),
-  stat: {}, bargauge: {}, text: {},
+  stat: {},
+  bargauge: {},
+  text: {},
 };
-const PANEL = all('id type title description gridPos datasource targets options fieldConfig transformations links pluginVersion interval maxDataPoints transparent repeat repeatDirection maxPerRow');
+const PANEL = all(
+  'id type title description gridPos datasource targets options fieldConfig transformations links pluginVersion interval ' +
+    'maxDataPoints transparent repeat repeatDirection maxPerRow',
+);
 const TARGET = all('refId expr legendFormat format instant range interval hide datasource editorMode exemplar');
 
-export const properties = (type) => ({ ...STANDARD, ...Object.fromEntries(Object.keys(CUSTOM[type]).map((name) => [`custom.${name}`, leaf])) });
+export const properties = (type) => ({
+  ...STANDARD,
+  ...Object.fromEntries(Object.keys(CUSTOM[type]).map((name) => [`custom.${name}`, leaf])),
+});
 
 const strangers = (value, known, path) =>
   Object.entries(value ?? {}).flatMap(([key, below]) =>
-    !(key in known) ? [`${path}${key}`] : known[key] && below ? strangers(below, known[key], `${path}${key}.`) : []);
+    !(key in known) ? [`${path}${key}`] : known[key] && below ? strangers(below, known[key], `${path}${key}.`) : [],
+  );
 
 export function undrawn(panel) {
   const { type } = panel;
@@ -35,6 +60,7 @@ export function undrawn(panel) {
   const { defaults = {}, overrides = [] } = panel.fieldConfig ?? {};
   return [
     ...strangers(panel, PANEL, ''),
+    ...(['h', undefined].includes(panel.repeatDirection) ? [] : ['repeatDirection v']),
     ...strangers(panel.options, OPTIONS[type], 'options.'),
     ...strangers(defaults, { ...STANDARD, custom: CUSTOM[type] }, 'fieldConfig.defaults.'),
     ...overrides.flatMap((rule) => rule.properties.map((p) => p.id).filter((id) => !(id in properties(type)))),
@@ -48,13 +74,19 @@ export function undrawn(panel) {
 }
 
 export async function ask(path, parameters) {
-  const answer = await (await fetch(`/api/v1/${path}`, { method: path.startsWith('label/') ? 'GET' : 'POST', body: path.startsWith('label/') ? undefined : new URLSearchParams(parameters) })).json();
+  const body = new URLSearchParams(parameters);
+  // Queries may be too long for an address; values of labels are to be had by GET only.
+  const reply = await (parameters.query
+    ? fetch(`/api/v1/${path}`, { method: 'POST', body })
+    : fetch(`/api/v1/${path}?${body}`));
+  const answer = await reply.json();
   if (answer.status !== 'success') throw new Error(`Prometheus: ${answer.error}: ${JSON.stringify(parameters)}`);
   return answer.data;
 }
 
 export function timeRange(raw) {
-  const moment = (text, up) => (/^\d+(\.\d+)?$/.test(text) ? dateTime(text * 1000) : dateMath.toDateTime(text, { roundUp: up, timezone: 'utc' }));
+  const moment = (text, up) =>
+    /^\d+(\.\d+)?$/.test(text) ? dateTime(text * 1000) : dateMath.toDateTime(text, { roundUp: up, timezone: 'utc' });
   const [from, to] = [moment(raw.from, false), moment(raw.to, true)];
   if (!from?.isValid() || !to?.isValid()) throw new Error(`not a time range: ${JSON.stringify(raw)}`);
   return { from, to, raw };
@@ -64,7 +96,11 @@ export function timeRange(raw) {
 
 const ALL = '$__all';
 const span = (range) => Math.round((range.to - range.from) / 1000);
-const ranges = (range) => ({ __range: () => `${span(range)}s`, __range_s: () => `${span(range)}`, __range_ms: () => `${span(range) * 1000}` });
+const ranges = (range) => ({
+  __range: () => `${span(range)}s`,
+  __range_s: () => `${span(range)}`,
+  __range_ms: () => `${span(range) * 1000}`,
+});
 const escape = (value) => value.replace(/\\/g, '\\\\\\\\').replace(/[$^*{}[\]'+?.()|]/g, '\\\\$&');
 
 async function found(query, range) {
@@ -72,12 +108,16 @@ async function found(query, range) {
   const [, expression] = /^query_result\((.+)\)\s*$/s.exec(query) ?? [];
   if (label) {
     const parameters = { start: range.from.unix(), end: range.to.unix(), ...(selector && { 'match[]': selector }) };
-    return ask(`label/${label}/values?${new URLSearchParams(parameters)}`);
+    return ask(`label/${label}/values`, parameters);
   }
   if (!expression) throw new Error(`variable query ${query} is not drawn`);
   const { result } = await ask('query', { query: expression, time: range.to.valueOf() / 1000 });
-  return result.map(({ metric: { __name__: name = '', ...labels }, value: [time, value] }) =>
-    `${name}{${Object.entries(labels).map(([label, value]) => `${label}="${value}"`).join(',')}} ${value} ${time * 1000}`);
+  return result.map(
+    ({ metric: { __name__: name = '', ...labels }, value: [time, value] }) =>
+      `${name}{${Object.entries(labels)
+        .map(([label, value]) => `${label}="${value}"`)
+        .join(',')}} ${value} ${time * 1000}`,
+  );
 }
 
 async function options(variable, replace, range) {
@@ -87,7 +127,10 @@ async function options(variable, replace, range) {
   if (variable.type !== 'query') throw new Error(`variable type ${variable.type} is not drawn`);
   const values = await found(replace(variable.query.query ?? variable.query), range);
   const [, regex, flags] = /^\/(.*)\/(\w*)$/s.exec(variable.regex || '/(?:)/') ?? [, variable.regex, ''];
-  const kept = values.map((value) => new RegExp(regex, flags).exec(value)).filter(Boolean).map((match) => match[1] ?? match.input);
+  const kept = values
+    .map((value) => new RegExp(regex, flags).exec(value))
+    .filter(Boolean)
+    .map((match) => match[1] ?? match.input);
   if (![0, 1, 2, 3, 4, undefined].includes(variable.sort)) throw new Error(`variable.sort ${variable.sort} is not drawn`);
   if (!variable.sort) return [...new Set(kept)];
   const upward = [...new Set(kept)].sort(variable.sort > 2 ? (a, b) => parseFloat(a) - parseFloat(b) : undefined);
@@ -97,10 +140,10 @@ async function options(variable, replace, range) {
 // For a repeated panel: one value in place of all.
 export function written(variable, many) {
   const pattern = variable.multi || variable.includeAll ? many.map(escape) : many;
-  return { query: pattern.length > 1 ? `(${pattern.join('|')})` : pattern[0] ?? '', text: many.join(', ') };
+  return { query: pattern.length > 1 ? `(${pattern.join('|')})` : (pattern[0] ?? ''), text: many.join(', ') };
 }
 
-// Chosen values, each with what it is in a query and what it is in an address; in the order of the dashboard, as they use each other.
+// Chosen values, each with what it is in a query and in an address; in the order of the dashboard, as they use each other.
 export async function variables(dashboard, chosen, range) {
   const values = {};
   for (const variable of dashboard.templating?.list ?? []) {
@@ -111,7 +154,9 @@ export async function variables(dashboard, chosen, range) {
     const isAll = value.includes(ALL);
     const many = isAll ? all : value;
     values[variable.name] = {
-      variable, options: all, many,
+      variable,
+      options: all,
+      many,
       shown: isAll ? 'All' : value.join(' + '),
       ...written(variable, many),
       ...(isAll && variable.allValue && { query: variable.allValue }),
@@ -149,7 +194,10 @@ function intervals(panel, target, width, range, scrape, interpolateInterval) {
 }
 
 const named = ({ step, rate }, range) => ({
-  ...ranges(range), __interval: () => `${step}s`, __interval_ms: () => `${step * 1000}`, __rate_interval: () => `${rate}s`,
+  ...ranges(range),
+  __interval: () => `${step}s`,
+  __interval_ms: () => `${step * 1000}`,
+  __rate_interval: () => `${rate}s`,
 });
 
 function legend(metric, expression, format) {
@@ -162,23 +210,53 @@ function legend(metric, expression, format) {
 function seriesFrame(target, { metric, values }, step) {
   const displayNameFromDS = legend(metric, target.expr, target.legendFormat);
   return {
-    refId: target.refId, name: displayNameFromDS, length: values.length,
+    refId: target.refId,
+    name: displayNameFromDS,
+    length: values.length,
     fields: [
-      { name: 'Time', type: FieldType.time, config: { interval: step * 1000 }, values: values.map(([time]) => time * 1000) },
-      { name: 'Value', type: FieldType.number, config: { displayNameFromDS }, labels: metric, values: values.map(([, value]) => Number(value.replace('Inf', 'Infinity'))) },
+      {
+        name: 'Time',
+        type: FieldType.time,
+        config: { interval: step * 1000 },
+        values: values.map(([time]) => time * 1000),
+      },
+      {
+        name: 'Value',
+        type: FieldType.number,
+        config: { displayNameFromDS },
+        labels: metric,
+        values: values.map(([, value]) => Number(value.replace('Inf', 'Infinity'))),
+      },
     ],
   };
 }
 
 function tableFrame(target, frames, only) {
   const labels = [...new Set(frames.flatMap((frame) => Object.keys(frame.fields[1].labels).sort()))];
-  const rows = frames.flatMap((frame) => frame.fields[0].values.map((time, i) => ({ time, value: frame.fields[1].values[i], labels: frame.fields[1].labels })));
+  const rows = frames.flatMap((frame) =>
+    frame.fields[0].values.map((time, i) => ({
+      time,
+      value: frame.fields[1].values[i],
+      labels: frame.fields[1].labels,
+    })),
+  );
   return {
-    refId: target.refId, length: rows.length,
+    refId: target.refId,
+    length: rows.length,
     fields: [
       { name: 'Time', type: FieldType.time, config: {}, values: rows.map((row) => row.time) },
-      ...labels.map((label) => ({ name: label, type: label === 'le' ? FieldType.number : FieldType.string, config: { filterable: true }, values: rows.map((row) => row.labels[label] ?? '') })),
-      { name: only ? 'Value' : `Value #${target.refId}`, type: FieldType.number, config: {}, values: rows.map((row) => row.value) },
+      ...labels.map((label) => ({
+        name: label,
+        type: label === 'le' ? FieldType.number : FieldType.string,
+        config: { filterable: true },
+        values: rows.map((row) => row.labels[label] ?? ''),
+      })),
+      {
+        name: only ? 'Value' : `Value #${target.refId}`,
+        type: FieldType.number,
+        config: {},
+        values: rows.map((row) => row.value),
+      },
     ],
   };
 }
@@ -186,39 +264,66 @@ function tableFrame(target, frames, only) {
 export async function query(panel, width, range, scrape, values) {
   const targets = (panel.targets ?? []).filter((target) => !target.hide);
   const tables = targets.filter((target) => target.format === 'table').length;
-  const answers = await Promise.all(targets.map(async (target) => {
-    const times = intervals(panel, target, width, range, scrape, (text) => interpolate(text, values));
-    const expression = interpolate(target.expr, values, named(times, range));
-    const aligned = (moment) => Math.floor(moment.valueOf() / 1000 / times.step) * times.step;
-    const parameters = target.instant
-      ? { query: expression, time: range.to.valueOf() / 1000 }
-      : { query: expression, start: aligned(range.from), end: aligned(range.to), step: times.step };
-    const { result, resultType } = await ask(target.instant ? 'query' : 'query_range', parameters);
-    const series = resultType === 'scalar' ? [{ metric: {}, values: [result] }] : result.map(({ metric, value, values }) => ({ metric, values: values ?? [value] }));
-    const found = series.map((one) => seriesFrame(target, one, times.step));
-    return { query: { refId: target.refId, ...parameters }, frames: target.format === 'table' ? [tableFrame(target, found, tables === 1)] : found };
-  }));
+  const answers = await Promise.all(
+    targets.map(async (target) => {
+      const times = intervals(panel, target, width, range, scrape, (text) => interpolate(text, values));
+      const expression = interpolate(target.expr, values, named(times, range));
+      const aligned = (moment) => Math.floor(moment.valueOf() / 1000 / times.step) * times.step;
+      const parameters = target.instant
+        ? { query: expression, time: range.to.valueOf() / 1000 }
+        : { query: expression, start: aligned(range.from), end: aligned(range.to), step: times.step };
+      const { result, resultType } = await ask(target.instant ? 'query' : 'query_range', parameters);
+      const series =
+        resultType === 'scalar'
+          ? [{ metric: {}, values: [result] }]
+          : result.map(({ metric, value, values }) => ({ metric, values: values ?? [value] }));
+      const found = series.map((one) => seriesFrame(target, one, times.step));
+      return {
+        query: { refId: target.refId, ...parameters },
+        frames: target.format === 'table' ? [tableFrame(target, found, tables === 1)] : found,
+      };
+    }),
+  );
   return { frames: answers.flatMap((one) => one.frames), queries: answers.map((one) => one.query) };
 }
 
 // --- Annotations: values above 0, joined to regions where they follow each other within a step ----------------
 
 export async function annotations(dashboard, range, values) {
-  const lists = await Promise.all((dashboard.annotations?.list ?? []).filter((one) => one.enable && !one.builtIn).map(async (annotation) => {
-    const step = seconds(interpolate(annotation.step || '60s', values));
-    const times = { step, rate: 4 * step };
-    const aligned = (moment) => Math.floor(moment.unix() / step) * step;
-    const { result } = await ask('query_range', { query: interpolate(annotation.expr, values, named(times, range)), start: aligned(range.from), end: aligned(range.to), step });
-    return result.flatMap(({ metric, values: points }) => {
-      const moments = points.map(([time, value]) => (annotation.useValueForTime ? [Number(value), 1] : [time * 1000, Number(value)])).filter(([, value]) => value > 0);
-      return moments.reduce((regions, [time]) => {
-        const last = regions.at(-1);
-        if (last && last.end + step * 1000 >= time) last.end = time;
-        else regions.push({ time, end: time, annotation, color: annotation.iconColor, title: renderLegendFormat(annotation.titleFormat || '', metric), text: renderLegendFormat(annotation.textFormat || '', metric) });
-        return regions;
-      }, []);
-    });
-  }));
+  const lists = await Promise.all(
+    (dashboard.annotations?.list ?? [])
+      .filter((one) => one.enable && !one.builtIn)
+      .map(async (annotation) => {
+        const step = seconds(interpolate(annotation.step || '60s', values));
+        const times = { step, rate: 4 * step };
+        const aligned = (moment) => Math.floor(moment.unix() / step) * step;
+        const { result } = await ask('query_range', {
+          query: interpolate(annotation.expr, values, named(times, range)),
+          start: aligned(range.from),
+          end: aligned(range.to),
+          step,
+        });
+        return result.flatMap(({ metric, values: points }) => {
+          const moments = points
+            .map(([time, value]) => (annotation.useValueForTime ? [Number(value), 1] : [time * 1000, Number(value)]))
+            .filter(([, value]) => value > 0);
+          return moments.reduce((regions, [time]) => {
+            const last = regions.at(-1);
+            if (last && last.end + step * 1000 >= time) last.end = time;
+            else
+              regions.push({
+                time,
+                end: time,
+                annotation,
+                color: annotation.iconColor,
+                title: renderLegendFormat(annotation.titleFormat || '', metric),
+                text: renderLegendFormat(annotation.textFormat || '', metric),
+              });
+            return regions;
+          }, []);
+        });
+      }),
+  );
   const inside = (one) => one.end >= range.from.valueOf() && one.time <= range.to.valueOf();
   return lists.flat().filter(inside);
 }

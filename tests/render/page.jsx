@@ -4,30 +4,80 @@ import React from 'react';
 import { createRoot } from 'react-dom/client';
 import { lastValueFrom } from 'rxjs';
 import {
-  applyFieldOverrides, createTheme, EventBusSrv, formattedValueToString, getDisplayValueAlignmentFactors, getFieldDisplayName, getFieldDisplayValues,
-  identityOverrideProcessor as asIs, dataLinksOverrideProcessor, displayNameOverrideProcessor, numberOverrideProcessor, thresholdsOverrideProcessor,
-  valueMappingsOverrideProcessor, locationUtil, renderTextPanelMarkdown, Registry, standardTransformers, standardTransformersRegistry,
-  ThemeContext, transformDataFrame,
+  applyFieldOverrides,
+  createTheme,
+  EventBusSrv,
+  formattedValueToString,
+  getDisplayValueAlignmentFactors,
+  getFieldDisplayName,
+  getFieldDisplayValues,
+  identityOverrideProcessor as asIs,
+  dataLinksOverrideProcessor,
+  displayNameOverrideProcessor,
+  numberOverrideProcessor,
+  thresholdsOverrideProcessor,
+  valueMappingsOverrideProcessor,
+  locationUtil,
+  renderTextPanelMarkdown,
+  Registry,
+  standardTransformers,
+  standardTransformersRegistry,
+  ThemeContext,
+  transformDataFrame,
 } from '@grafana/data';
 import {
-  BarGauge, BigValue, ErrorBoundary, GlobalStyles, Icon, LinkButton, PanelChrome, PanelContextProvider, Table, TimeSeries, VizRepeater,
+  BarGauge,
+  BigValue,
+  ErrorBoundary,
+  GlobalStyles,
+  Icon,
+  LinkButton,
+  PanelChrome,
+  PanelContextProvider,
+  Table,
+  TimeSeries,
+  VizRepeater,
 } from '@grafana/ui';
 import { annotations, interpolate, properties, query, timeRange, undrawn, variables, written } from './data.js';
 
-const CELL = 30, GAP = 8, PADDING = 16;
+const CELL = 30,
+  GAP = 8,
+  PADDING = 16;
 
-standardTransformersRegistry.setInit(() => [...new Set(Object.values(standardTransformers))].map((transformation) => ({ ...transformation, transformation })));
-locationUtil.initialize({ config: { appSubUrl: '' }, getVariablesUrlParams: () => ({}), getTimeRangeForUrl: () => ({}) });
+standardTransformersRegistry.setInit(() =>
+  [...new Set(Object.values(standardTransformers))].map((transformation) => ({ ...transformation, transformation })),
+);
+locationUtil.initialize({
+  config: { appSubUrl: '' },
+  getVariablesUrlParams: () => ({}),
+  getTimeRangeForUrl: () => ({}),
+});
 
-// --- Field configuration: Grafana's own overrides, with the defaults that its panels bring, which are not published -----------
+// --- Field configuration: Grafana's own overrides, with the defaults of its panels, which it does not publish ---
 
 const DEFAULTS = {
   timeseries: {
     color: { mode: 'palette-classic' },
     custom: {
-      drawStyle: 'line', lineInterpolation: 'linear', barAlignment: 0, barWidthFactor: 0.6, lineWidth: 1, fillOpacity: 0, gradientMode: 'none', spanNulls: false,
-      insertNulls: false, showPoints: 'auto', pointSize: 5, stacking: { mode: 'none', group: 'A' }, axisPlacement: 'auto', axisLabel: '', axisColorMode: 'text',
-      axisBorderShow: false, axisCenteredZero: false, scaleDistribution: { type: 'linear' }, hideFrom: { tooltip: false, viz: false, legend: false },
+      drawStyle: 'line',
+      lineInterpolation: 'linear',
+      barAlignment: 0,
+      barWidthFactor: 0.6,
+      lineWidth: 1,
+      fillOpacity: 0,
+      gradientMode: 'none',
+      spanNulls: false,
+      insertNulls: false,
+      showPoints: 'auto',
+      pointSize: 5,
+      stacking: { mode: 'none', group: 'A' },
+      axisPlacement: 'auto',
+      axisLabel: '',
+      axisColorMode: 'text',
+      axisBorderShow: false,
+      axisCenteredZero: false,
+      scaleDistribution: { type: 'linear' },
+      hideFrom: { tooltip: false, viz: false, legend: false },
       thresholdsStyle: { mode: 'off' },
     },
   },
@@ -37,100 +87,248 @@ const DEFAULTS = {
 };
 const OPTION_DEFAULTS = {
   timeseries: { legend: { showLegend: true, displayMode: 'list', placement: 'bottom', calcs: [] } },
-  table: { showHeader: true, cellHeight: 'sm', frameIndex: 0 },
-  stat: { reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' }, colorMode: 'value', graphMode: 'area', justifyMode: 'auto', orientation: 'auto', textMode: 'auto', wideLayout: true, percentChangeColorMode: 'standard' },
-  bargauge: { reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' }, displayMode: 'gradient', valueMode: 'color', showUnfilled: true, orientation: 'auto', namePlacement: 'auto', minVizWidth: 8, minVizHeight: 16, maxVizHeight: 300 },
+  table: { showHeader: true, cellHeight: 'sm' },
+  stat: {
+    reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' },
+    colorMode: 'value',
+    graphMode: 'area',
+    justifyMode: 'auto',
+    orientation: 'auto',
+    textMode: 'auto',
+    wideLayout: true,
+    percentChangeColorMode: 'standard',
+  },
+  bargauge: {
+    reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' },
+    displayMode: 'gradient',
+    valueMode: 'color',
+    showUnfilled: true,
+    orientation: 'auto',
+    namePlacement: 'auto',
+    minVizWidth: 8,
+    minVizHeight: 16,
+    maxVizHeight: 300,
+  },
 };
-const THRESHOLDS = { mode: 'absolute', steps: [{ value: null, color: 'green' }, { value: 80, color: 'red' }] };
+const THRESHOLDS = {
+  mode: 'absolute',
+  steps: [
+    { value: null, color: 'green' },
+    { value: 80, color: 'red' },
+  ],
+};
 const PROCESSORS = {
-  links: dataLinksOverrideProcessor, displayName: displayNameOverrideProcessor, decimals: numberOverrideProcessor, min: numberOverrideProcessor, max: numberOverrideProcessor,
-  thresholds: thresholdsOverrideProcessor, mappings: valueMappingsOverrideProcessor,
+  links: dataLinksOverrideProcessor,
+  displayName: displayNameOverrideProcessor,
+  decimals: numberOverrideProcessor,
+  min: numberOverrideProcessor,
+  max: numberOverrideProcessor,
+  thresholds: thresholdsOverrideProcessor,
+  mappings: valueMappingsOverrideProcessor,
 };
 const ONLY_NUMBERS = ['min', 'max', 'thresholds'];
-const applies = (type, id, field) => field.type === 'number' || !(ONLY_NUMBERS.includes(id) || (type === 'timeseries' && id.startsWith('custom.') && id !== 'custom.hideFrom'));
+const applies = (type, id, field) =>
+  field.type === 'number' ||
+  !(ONLY_NUMBERS.includes(id) || (type === 'timeseries' && id.startsWith('custom.') && id !== 'custom.hideFrom'));
 
 // JSON has no infinity: the first step of thresholds is null there.
-const restored = (thresholds) => ({ ...thresholds, steps: thresholds.steps.map((step) => ({ ...step, value: step.value ?? -Infinity })) });
+const restored = (thresholds) => ({
+  ...thresholds,
+  steps: thresholds.steps.map((step) => ({ ...step, value: step.value ?? -Infinity })),
+});
 
 function fieldConfig(panel) {
   const { defaults = {}, overrides = [] } = panel.fieldConfig ?? {};
   return {
     defaults: {
-      ...DEFAULTS[panel.type], ...defaults, custom: { ...DEFAULTS[panel.type]?.custom, ...defaults.custom }, thresholds: restored(defaults.thresholds ?? THRESHOLDS),
+      ...DEFAULTS[panel.type],
+      ...defaults,
+      custom: { ...DEFAULTS[panel.type]?.custom, ...defaults.custom },
+      thresholds: restored(defaults.thresholds ?? THRESHOLDS),
     },
-    overrides: overrides.map((rule) => ({ ...rule, properties: rule.properties.map((p) => (p.id === 'thresholds' ? { ...p, value: restored(p.value) } : p)) })),
+    overrides: overrides.map((rule) => ({
+      ...rule,
+      properties: rule.properties.map((p) => (p.id === 'thresholds' ? { ...p, value: restored(p.value) } : p)),
+    })),
   };
 }
 
-const registry = (type) => new Registry(() => Object.keys(properties(type)).map((id) => ({
-  id, name: id, path: id.replace('custom.', ''), isCustom: id.startsWith('custom.'), process: PROCESSORS[id] ?? asIs, settings: {},
-  shouldApply: (field) => applies(type, id, field),
-})));
+const registry = (type) =>
+  new Registry(() =>
+    Object.keys(properties(type)).map((id) => ({
+      id,
+      name: id,
+      path: id.replace('custom.', ''),
+      isCustom: id.startsWith('custom.'),
+      process: PROCESSORS[id] ?? asIs,
+      settings: {},
+      shouldApply: (field) => applies(type, id, field),
+    })),
+  );
 
 // --- Panels ------------------------------------------------------------------
 
-const shownValues = ({ panel, options, frames, config, theme, replace }, sparkline) => getFieldDisplayValues({
-  fieldConfig: config, reduceOptions: options.reduceOptions, replaceVariables: replace, theme, data: frames, sparkline, timeZone: 'utc', percentChange: options.showPercentChange,
-});
+const shownValues = ({ panel, options, frames, config, theme, replace }, sparkline) =>
+  getFieldDisplayValues({
+    fieldConfig: config,
+    reduceOptions: options.reduceOptions,
+    replaceVariables: replace,
+    theme,
+    data: frames,
+    sparkline,
+    timeZone: 'utc',
+    percentChange: options.showPercentChange,
+  });
 
 function Stat(panel) {
   const { options, range, width, height, theme, config, report } = panel;
   const values = shownValues(panel, options.graphMode !== 'none');
-  report.values = values.map(({ display }) => ({ title: display.title, text: formattedValueToString(display), value: display.numeric }));
+  report.values = values.map(({ display }) => ({
+    title: display.title,
+    text: formattedValueToString(display),
+    value: display.numeric,
+  }));
   const named = options.textMode === 'auto' && (config.defaults.displayName || !panel.panel.title);
-  return <VizRepeater getValues={() => values} getAlignmentFactors={getDisplayValueAlignmentFactors} source={panel.frames} renderCounter={0} autoGrid
-    width={width} height={height} itemSpacing={3} orientation={options.orientation}
-    renderValue={({ value, width, height, count, alignmentFactors }) => <BigValue theme={theme} value={value.display} count={count} width={width} height={height}
-      sparkline={value.sparkline && { ...value.sparkline, timeRange: range }} colorMode={options.colorMode} graphMode={options.graphMode} justifyMode={options.justifyMode}
-      textMode={named ? 'value_and_name' : options.textMode} text={options.text} disableWideLayout={!options.wideLayout} alignmentFactors={alignmentFactors}
-      percentChangeColorMode={options.percentChangeColorMode} />} />;
+  return (
+    <VizRepeater
+      getValues={() => values}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
+      source={panel.frames}
+      renderCounter={0}
+      autoGrid
+      width={width}
+      height={height}
+      itemSpacing={3}
+      orientation={options.orientation}
+      renderValue={({ value, width, height, count, alignmentFactors }) => (
+        <BigValue
+          theme={theme}
+          value={value.display}
+          count={count}
+          width={width}
+          height={height}
+          sparkline={value.sparkline && { ...value.sparkline, timeRange: range }}
+          colorMode={options.colorMode}
+          graphMode={options.graphMode}
+          justifyMode={options.justifyMode}
+          textMode={named ? 'value_and_name' : options.textMode}
+          text={options.text}
+          disableWideLayout={!options.wideLayout}
+          alignmentFactors={alignmentFactors}
+          percentChangeColorMode={options.percentChangeColorMode}
+        />
+      )}
+    />
+  );
 }
 
 function Bars(panel) {
   const { options, width, height, theme, report } = panel;
   if (options.legend?.showLegend) throw new Error('options.legend.showLegend is not drawn');
   const values = shownValues(panel, false);
-  report.values = values.map(({ display }) => ({ title: display.title, text: formattedValueToString(display), value: display.numeric }));
+  report.values = values.map(({ display }) => ({
+    title: display.title,
+    text: formattedValueToString(display),
+    value: display.numeric,
+  }));
   const orientation = options.orientation !== 'auto' ? options.orientation : width > height ? 'vertical' : 'horizontal';
-  return <VizRepeater getValues={() => values} getAlignmentFactors={getDisplayValueAlignmentFactors} source={panel.frames} renderCounter={0}
-    width={width} height={height} itemSpacing={options.displayMode === 'lcd' ? 2 : 10} orientation={orientation} minVizWidth={options.minVizWidth}
-    minVizHeight={options.minVizHeight} maxVizHeight={options.maxVizHeight}
-    renderValue={({ value, width, height, count, alignmentFactors }) => <BarGauge theme={theme} width={width} height={height} orientation={orientation} field={value.field}
-      value={count === 1 && !value.field.displayName ? { ...value.display, title: undefined } : value.display} text={options.text}
-      display={value.view?.getFieldDisplayProcessor(value.colIndex)} itemSpacing={options.displayMode === 'lcd' ? 2 : 10} displayMode={options.displayMode}
-      alignmentFactors={count > 1 ? alignmentFactors : undefined} showUnfilled={options.showUnfilled} valueDisplayMode={options.valueMode} namePlacement={options.namePlacement} isOverflow={false} />} />;
+  return (
+    <VizRepeater
+      getValues={() => values}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
+      source={panel.frames}
+      renderCounter={0}
+      width={width}
+      height={height}
+      itemSpacing={options.displayMode === 'lcd' ? 2 : 10}
+      orientation={orientation}
+      minVizWidth={options.minVizWidth}
+      minVizHeight={options.minVizHeight}
+      maxVizHeight={options.maxVizHeight}
+      renderValue={({ value, width, height, count, alignmentFactors }) => (
+        <BarGauge
+          theme={theme}
+          width={width}
+          height={height}
+          orientation={orientation}
+          field={value.field}
+          value={count === 1 && !value.field.displayName ? { ...value.display, title: undefined } : value.display}
+          text={options.text}
+          display={value.view?.getFieldDisplayProcessor(value.colIndex)}
+          itemSpacing={options.displayMode === 'lcd' ? 2 : 10}
+          displayMode={options.displayMode}
+          alignmentFactors={count > 1 ? alignmentFactors : undefined}
+          showUnfilled={options.showUnfilled}
+          valueDisplayMode={options.valueMode}
+          namePlacement={options.namePlacement}
+          isOverflow={false}
+        />
+      )}
+    />
+  );
 }
 
-function Rows({ options, frames, width, height, report, config, replace, range }) {
+function Rows({ options, frames, width, height, config, replace, range }) {
   if (frames.length > 1) throw new Error(`a table of ${frames.length} frames shows only the first`);
-  return <Table data={frames[0]} width={width} height={height} noHeader={!options.showHeader} showTypeIcons={false} resizable initialSortBy={options.sortBy} cellHeight={options.cellHeight}
-    footerOptions={options.footer} enablePagination={options.footer?.enablePagination} timeRange={range} fieldConfig={config} replaceVariables={replace} />;
+  return (
+    <Table
+      data={frames[0]}
+      width={width}
+      height={height}
+      noHeader={!options.showHeader}
+      showTypeIcons={false}
+      resizable
+      initialSortBy={options.sortBy}
+      cellHeight={options.cellHeight}
+      footerOptions={options.footer}
+      enablePagination={options.footer?.enablePagination}
+      timeRange={range}
+      fieldConfig={config}
+      replaceVariables={replace}
+    />
+  );
 }
 
 function Graph({ options, frames, range, width, height, theme, report, regions }) {
   const graphable = frames.map((frame) => ({
-    ...frame, fields: frame.fields.map((field) => (field.type === 'number' ? { ...field, values: field.values.map((value) => (Number.isFinite(value) ? value : null)) } : field)),
+    ...frame,
+    fields: frame.fields.map((field) =>
+      field.type === 'number'
+        ? { ...field, values: field.values.map((value) => (Number.isFinite(value) ? value : null)) }
+        : field,
+    ),
   }));
   report.series = graphable.map((frame) => {
     const [{ values: times }, field] = frame.fields;
-    return { name: getFieldDisplayName(field, frame, graphable), points: frame.length, last: field.values.at(-1), at: times.at(-1) / 1000 };
+    return {
+      name: getFieldDisplayName(field, frame, graphable),
+      points: frame.length,
+      last: field.values.at(-1),
+      at: times.at(-1) / 1000,
+    };
   });
   // Bars of nothing are not seen, and rightly so.
-  const values = graphable.flatMap(({ fields: [, field] }) => field.values.map((value) => (field.config.custom.drawStyle === 'bars' && value === 0 ? 'no bar' : value)));
+  const values = graphable.flatMap(({ fields: [, field] }) =>
+    field.values.map((value) => (field.config.custom.drawStyle === 'bars' && value === 0 ? 'no bar' : value)),
+  );
   report.blank = values.includes('no bar') && values.every((value) => value === null || value === 'no bar');
-  return <PanelContextProvider value={{ eventBus: new EventBusSrv(), eventsScope: 'panel' }}>
-    <TimeSeries frames={graphable} width={width} height={height} timeRange={range} timeZone="utc" legend={options.legend}>
-      {(builder) => <Marks builder={builder} regions={regions} theme={theme} report={report} />}
-    </TimeSeries>
-  </PanelContextProvider>;
+  return (
+    <PanelContextProvider value={{ eventBus: new EventBusSrv(), eventsScope: 'panel' }}>
+      <TimeSeries frames={graphable} width={width} height={height} timeRange={range} timeZone="utc" legend={options.legend}>
+        {(builder) => <Marks builder={builder} regions={regions} theme={theme} report={report} />}
+      </TimeSeries>
+    </PanelContextProvider>
+  );
 }
 
-// Counts the pixels that the series changed, then draws the annotations as Grafana does: dashed lines, and regions between two of them.
+// Counts the pixels that the series changed, then draws the annotations as Grafana does: dashed lines, regions between two.
 function Marks({ builder, regions, theme, report }) {
   React.useLayoutEffect(() => {
     let before;
     const pixels = (u) => new Uint32Array(u.ctx.getImageData(0, 0, u.ctx.canvas.width, u.ctx.canvas.height).data.buffer);
-    builder.addHook('drawAxes', (u) => { before = pixels(u); });
+    builder.addHook('drawAxes', (u) => {
+      before = pixels(u);
+    });
     builder.addHook('draw', (u) => {
       const after = pixels(u);
       report.ink = after.reduce((count, pixel, i) => count + (pixel !== before[i]), 0);
@@ -155,85 +353,122 @@ function Marks({ builder, regions, theme, report }) {
   return null;
 }
 
-const Words = ({ panel, options, replace }) => options.mode === 'code'
-  ? <pre>{replace(options.content)}</pre>
-  : <div className="markdown-html" dangerouslySetInnerHTML={{ __html: options.mode === 'html' ? replace(options.content) : renderTextPanelMarkdown(replace(options.content)) }} />;
+function Words({ options, replace }) {
+  if (options.mode !== 'markdown') throw new Error(`options.mode ${options.mode} is not drawn`);
+  return (
+    <div className="markdown-html" dangerouslySetInnerHTML={{ __html: renderTextPanelMarkdown(replace(options.content)) }} />
+  );
+}
 
 const DRAW = { timeseries: Graph, stat: Stat, bargauge: Bars, table: Rows, text: Words };
 
-const Nothing = ({ width, height }) => <div style={{ width, height, display: 'grid', placeItems: 'center', fontSize: 18, opacity: 0.7 }}>No data</div>;
+const Nothing = ({ width, height, config }) => (
+  <div style={{ width, height, display: 'grid', placeItems: 'center', fontSize: 18, opacity: 0.7 }}>
+    {config.defaults.noValue ?? 'No data'}
+  </div>
+);
 
 function Content({ panel, ...rest }) {
   const Draw = DRAW[panel.type];
   if (rest.report.state === 'no data' && panel.type !== 'stat' && panel.type !== 'bargauge') return <Nothing {...rest} />;
-  return <ErrorBoundary>{({ error }) => {
-    if (!error) return <Draw panel={panel} {...rest} />;
-    Object.assign(rest.report, { state: 'error', error: error.message });
-    return <pre>{error.message}</pre>;
-  }}</ErrorBoundary>;
+  return (
+    <ErrorBoundary>
+      {({ error }) => {
+        if (!error) return <Draw panel={panel} {...rest} />;
+        Object.assign(rest.report, { state: 'error', error: error.message });
+        return <pre>{error.message}</pre>;
+      }}
+    </ErrorBoundary>
+  );
 }
 
 function Panel({ box, panel, report, frames, ...rest }) {
   const title = report.title;
   const links = panel.links?.length > 0 && <Icon name="external-link-alt" style={{ margin: 8 }} />;
-  return <div className="panel" data-id={panel.id} style={{ position: 'absolute', ...box }}>
-    <PanelChrome title={title} description={panel.description ? () => panel.description : undefined} titleItems={links} width={box.width} height={box.height}
-      padding={panel.type === 'table' ? 'none' : 'md'} displayMode={panel.transparent ? 'transparent' : 'default'} statusMessage={report.error}>
-      {(width, height) => report.error ? <pre>{report.error}</pre> : <Content panel={panel} report={report} frames={frames} {...rest} width={width} height={height} />}
-    </PanelChrome>
-  </div>;
+  return (
+    <div className="panel" data-id={panel.id} style={{ position: 'absolute', ...box }}>
+      <PanelChrome
+        title={title}
+        description={panel.description ? () => panel.description : undefined}
+        titleItems={links}
+        width={box.width}
+        height={box.height}
+        padding={panel.type === 'table' ? 'none' : 'md'}
+        displayMode={panel.transparent ? 'transparent' : 'default'}
+        statusMessage={report.error}
+      >
+        {(width, height) =>
+          report.error ? (
+            <pre>{report.error}</pre>
+          ) : (
+            <Content panel={panel} report={report} frames={frames} {...rest} width={width} height={height} />
+          )
+        }
+      </PanelChrome>
+    </div>
+  );
 }
 
 // --- Dashboard ---------------------------------------------------------------
 
-// A variable's value in a link or a title: where a field is at hand, also what is known of its row.
+// A variable's value in a link or a title: where a row is at hand, also what is known of it.
 const replacer = (values, range) => (text, scoped, format) => {
   const context = scoped?.__dataContext?.value;
   const encode = (value) => (format === 'uriencode' ? encodeURIComponent(value) : String(value));
-  const times = { from: range.from.valueOf(), to: range.to.valueOf() };
-  const ofField = (path) => path === 'name' || path === 'displayName' ? getFieldDisplayName(context.field, context.frame, context.data)
-    : /^labels\./.test(path) ? context.field.labels?.[path.slice(7)] ?? '' : undefined;
-  const extra = {
-    __url_time_range: () => `from=${times.from}&to=${times.to}`, __from: () => times.from, __to: () => times.to,
-    __all_variables: () => Object.values(values).map((one) => one.address).join('&'),
-    ...(context && {
-      __value: (path) => encode(path === 'text' ? formattedValueToString(context.field.display(context.field.values[context.rowIndex])) : context.field.values[context.rowIndex]),
-      __field: (path) => encode(ofField(path)),
-      __series: () => encode(context.frame.name),
-      __data: (path) => {
-        const [, plain, quoted] = /^fields(?:\.([^.["]+)|\["(.+?)"\])$/.exec(path) ?? [];
-        const field = context.frame.fields.find((one) => [one.name, getFieldDisplayName(one, context.frame, context.data)].includes(plain ?? quoted));
-        if (!field) throw new Error(`no field for \${__data.${path}}`);
-        return encode(field.values[context.rowIndex]);
-      },
-    }),
+  const ofRow = {
+    __value: () => encode(context.field.values[context.rowIndex]),
+    __data: (path) => {
+      const [, plain, quoted] = /^fields(?:\.([^.["]+)|\["(.+?)"\])$/.exec(path) ?? [];
+      const names = (field) => [field.name, getFieldDisplayName(field, context.frame, context.data)];
+      const field = context.frame.fields.find((one) => names(one).includes(plain ?? quoted));
+      if (!field) throw new Error(`no field for \${__data.${path}}`);
+      return encode(field.values[context.rowIndex]);
+    },
   };
-  return interpolate(text, values, extra);
+  const times = `from=${range.from.valueOf()}&to=${range.to.valueOf()}`;
+  return interpolate(text, values, { __url_time_range: () => times, ...(context && ofRow) });
 };
 
-// Rows that are collapsed are drawn open, so that every panel is seen; a panel that repeats is drawn for each value. What is below moves down.
+// Rows that are collapsed are drawn open, so that every panel is seen, and a panel that repeats for each value.
+// What is below moves down.
 function layout(dashboard, width, values) {
   const column = (width - 2 * PADDING - 23 * GAP) / 24;
   const flat = dashboard.panels.flatMap((panel) => {
     if (panel.type !== 'row' || !panel.collapsed) return [{ panel, ...panel.gridPos }];
-    const { y } = panel.gridPos, first = Math.min(...panel.panels.map((one) => one.gridPos.y)), last = Math.max(...panel.panels.map((one) => one.gridPos.y + one.gridPos.h));
+    const { y } = panel.gridPos,
+      first = Math.min(...panel.panels.map((one) => one.gridPos.y)),
+      last = Math.max(...panel.panels.map((one) => one.gridPos.y + one.gridPos.h));
     if (panel.panels.some((one) => one.repeat)) throw new Error(`repeat in a collapsed row is not drawn: ${panel.title}`);
-    return [{ panel, ...panel.gridPos, grows: last - first }, ...panel.panels.map((one) => ({ panel: one, ...one.gridPos, y, below: 1 + one.gridPos.y - first }))];
+    return [
+      { panel, ...panel.gridPos, grows: last - first },
+      ...panel.panels.map((one) => ({ panel: one, ...one.gridPos, y, below: 1 + one.gridPos.y - first })),
+    ];
   });
   const repeated = flat.flatMap((one) => {
-    const { repeat, repeatDirection = 'h', maxPerRow = 4 } = one.panel;
+    const { repeat, maxPerRow = 4 } = one.panel;
     if (!repeat) return [{ ...one, own: values }];
     const chosen = values[repeat].many.length ? values[repeat].many : [''];
-    const across = repeatDirection === 'v' ? 1 : Math.min(maxPerRow, chosen.length);
+    const across = Math.min(maxPerRow, chosen.length);
     return chosen.map((value, i) => ({
-      ...one, ...(repeatDirection === 'h' && { w: 24 / across, x: (i % across) * 24 / across }), below: (one.below ?? 0) + Math.floor(i / across) * one.h,
-      grows: i === 0 ? (Math.ceil(chosen.length / across) - 1) * one.h : 0, own: { ...values, [repeat]: { ...values[repeat], ...written(values[repeat].variable, [value]) } },
+      ...one,
+      w: 24 / across,
+      x: ((i % across) * 24) / across,
+      below: (one.below ?? 0) + Math.floor(i / across) * one.h,
+      grows: i === 0 ? (Math.ceil(chosen.length / across) - 1) * one.h : 0,
+      own: { ...values, [repeat]: { ...values[repeat], ...written(values[repeat].variable, [value]) } },
     }));
   });
-  const moved = ({ y, below = 0 }) => y + below + repeated.reduce((sum, other) => sum + (other.grows && other.y + other.h <= y ? other.grows : 0), 0);
+  const moved = ({ y, below = 0 }) =>
+    y + below + repeated.reduce((sum, other) => sum + (other.grows && other.y + other.h <= y ? other.grows : 0), 0);
   return repeated.map((one, i) => ({
-    panel: { ...one.panel, id: i }, values: one.own,
-    box: { left: PADDING + one.x * (column + GAP), top: moved(one) * (CELL + GAP), width: Math.floor(one.w * column + (one.w - 1) * GAP), height: one.h * CELL + (one.h - 1) * GAP },
+    panel: { ...one.panel, id: i },
+    values: one.own,
+    box: {
+      left: PADDING + one.x * (column + GAP),
+      top: moved(one) * (CELL + GAP),
+      width: Math.floor(one.w * column + (one.w - 1) * GAP),
+      height: one.h * CELL + (one.h - 1) * GAP,
+    },
   }));
 }
 
@@ -241,7 +476,13 @@ async function prepare({ panel, box, values }, { range, scrape, theme }) {
   const replace = replacer(values, range);
   const report = { title: replace(panel.title ?? '', undefined, 'text'), type: panel.type, state: 'done' };
   const config = fieldConfig(panel);
-  const options = { ...OPTION_DEFAULTS[panel.type], ...panel.options, ...(OPTION_DEFAULTS[panel.type]?.reduceOptions && { reduceOptions: { ...OPTION_DEFAULTS[panel.type].reduceOptions, ...panel.options?.reduceOptions } }) };
+  const options = {
+    ...OPTION_DEFAULTS[panel.type],
+    ...panel.options,
+    ...(OPTION_DEFAULTS[panel.type]?.reduceOptions && {
+      reduceOptions: { ...OPTION_DEFAULTS[panel.type].reduceOptions, ...panel.options?.reduceOptions },
+    }),
+  };
   const same = { panel, box, report, config, options, range, theme, replace, frames: [] };
   try {
     const missing = undrawn(panel);
@@ -252,7 +493,14 @@ async function prepare({ panel, box, values }, { range, scrape, theme }) {
     const unknown = (panel.transformations ?? []).filter((one) => !standardTransformersRegistry.getIfExists(one.id));
     if (unknown.length) throw new Error(`transformation ${unknown[0].id} is not drawn`);
     const transformed = await lastValueFrom(transformDataFrame(panel.transformations ?? [], frames, { interpolate: replace }));
-    same.frames = applyFieldOverrides({ data: transformed, fieldConfig: config, fieldConfigRegistry: registry(panel.type), replaceVariables: replace, theme, timeZone: 'utc' });
+    same.frames = applyFieldOverrides({
+      data: transformed,
+      fieldConfig: config,
+      fieldConfigRegistry: registry(panel.type),
+      replaceVariables: replace,
+      theme,
+      timeZone: 'utc',
+    });
     report.points = transformed.reduce((sum, frame) => sum + frame.length, 0);
     if (report.points === 0) report.state = 'no data';
   } catch (error) {
@@ -261,33 +509,66 @@ async function prepare({ panel, box, values }, { range, scrape, theme }) {
   return same;
 }
 
-function Top({ dashboard, values, range, siblings, replace, theme }) {
-  const box = { border: `1px solid ${theme.colors.border.medium}`, borderRadius: 2, padding: '5px 8px', background: theme.colors.background.primary };
+function Top({ dashboard, values, range, replace, theme }) {
+  const box = {
+    border: `1px solid ${theme.colors.border.medium}`,
+    borderRadius: 2,
+    padding: '5px 8px',
+    background: theme.colors.background.primary,
+  };
   const shown = Object.values(values).filter(({ variable }) => variable.hide !== 2);
-  const links = (dashboard.links ?? []).flatMap((link) => {
-    if (link.type === 'link') return [{ title: link.title, icon: 'external-link-alt', href: replace(link.url) }];
-    if (link.asDropdown) return [{ title: link.title, icon: 'bars', href: '#' }];
-    return siblings.filter((one) => link.tags.every((tag) => one.tags.includes(tag))).map((one) => ({ title: one.title, icon: 'apps', href: `/d/${one.uid}` }));
-  });
   const toggles = (dashboard.annotations?.list ?? []).filter((one) => !one.builtIn && !one.hide);
-  return <div style={{ padding: `12px ${PADDING}px 8px`, display: 'flex', flexWrap: 'wrap', gap: 8, alignItems: 'center' }}>
-    <div style={{ width: '100%', display: 'flex', justifyContent: 'space-between' }}>
-      <span style={{ fontSize: 18, fontWeight: 500 }}>{dashboard.title}</span>
-      <span style={box}><Icon name="clock-nine" /> {range.from.utc().format('YYYY-MM-DD HH:mm:ss')} to {range.to.utc().format('YYYY-MM-DD HH:mm:ss')} UTC</span>
+  return (
+    <div style={{ padding: `12px ${PADDING}px 8px`, display: 'flex', flexWrap: 'wrap', gap: 8, alignItems: 'center' }}>
+      <div style={{ width: '100%', display: 'flex', justifyContent: 'space-between' }}>
+        <span style={{ fontSize: 18, fontWeight: 500 }}>{dashboard.title}</span>
+        <span style={box}>
+          <Icon name="clock-nine" /> {range.from.utc().format('YYYY-MM-DD HH:mm:ss')} to{' '}
+          {range.to.utc().format('YYYY-MM-DD HH:mm:ss')} UTC
+        </span>
+      </div>
+      {shown.map(({ variable, shown }) => (
+        <span key={variable.name} style={{ display: 'flex' }}>
+          {variable.hide !== 1 && (
+            <span style={{ ...box, background: theme.colors.background.secondary, fontWeight: 500, fontSize: 12 }}>
+              {variable.label || variable.name}
+            </span>
+          )}
+          <span style={{ ...box, minWidth: 80 }}>
+            {shown} <Icon name="angle-down" />
+          </span>
+        </span>
+      ))}
+      {toggles.map((one) => (
+        <span key={one.name} style={{ ...box, fontSize: 12 }}>
+          {one.name} <span style={{ color: theme.visualization.getColorByName(one.iconColor) }}>●</span>
+        </span>
+      ))}
+      <span style={{ flexGrow: 1 }} />
+      {(dashboard.links ?? []).map((link) => (
+        <LinkButton key={link.title} size="sm" variant="secondary" icon="external-link-alt" href={replace(link.url)}>
+          {link.title}
+        </LinkButton>
+      ))}
     </div>
-    {shown.map(({ variable, shown }) => <span key={variable.name} style={{ display: 'flex' }}>
-      {variable.hide !== 1 && <span style={{ ...box, background: theme.colors.background.secondary, fontWeight: 500, fontSize: 12 }}>{variable.label || variable.name}</span>}
-      <span style={{ ...box, minWidth: 80 }}>{shown} <Icon name="angle-down" /></span>
-    </span>)}
-    {toggles.map((one) => <span key={one.name} style={{ ...box, fontSize: 12 }}>{one.name} <span style={{ color: theme.visualization.getColorByName(one.iconColor) }}>●</span></span>)}
-    <span style={{ flexGrow: 1 }} />
-    {links.map((link) => <LinkButton key={link.title} size="sm" variant="secondary" icon={link.icon} href={link.href}>{link.title}</LinkButton>)}
-  </div>;
+  );
 }
 
-const Row = ({ box, panel, theme, replace }) => <div style={{ position: 'absolute', ...box, display: 'flex', alignItems: 'center', gap: 8, fontSize: 16, fontWeight: 500 }}>
-  <Icon name="angle-down" /> {replace(panel.title, undefined, 'text')}
-</div>;
+const Row = ({ box, panel, theme, replace }) => (
+  <div
+    style={{
+      position: 'absolute',
+      ...box,
+      display: 'flex',
+      alignItems: 'center',
+      gap: 8,
+      fontSize: 16,
+      fontWeight: 500,
+    }}
+  >
+    <Icon name="angle-down" /> {replace(panel.title, undefined, 'text')}
+  </div>
+);
 
 // What a browser shows of each panel, once it does.
 function read(panels) {
@@ -304,7 +585,9 @@ function read(panels) {
 }
 
 async function main() {
-  const { dashboard, siblings, from, to, scrape, chosen, mode, width } = await (await fetch('/job.json')).json();
+  const { dashboard, from, to, scrape, chosen, mode, width } = await (await fetch('/job.json')).json();
+  const strange = (dashboard.links ?? []).filter((link) => link.type !== 'link');
+  if (strange.length) throw new Error(`links of type ${strange[0].type} are not drawn`);
   const theme = createTheme({ colors: { mode } });
   const range = timeRange({ from: from ?? dashboard.time.from, to: to ?? dashboard.time.to });
   const values = await variables(dashboard, chosen, range);
@@ -313,28 +596,54 @@ async function main() {
   const placed = layout(dashboard, width, values);
   const rows = placed.filter(({ panel }) => panel.type === 'row');
   const [regions, panels] = await Promise.all([
-    annotations(dashboard, range, values), Promise.all(placed.filter(({ panel }) => panel.type !== 'row').map((one) => prepare(one, shared))),
+    annotations(dashboard, range, values),
+    Promise.all(placed.filter(({ panel }) => panel.type !== 'row').map((one) => prepare(one, shared))),
   ]);
   const height = Math.max(...placed.map(({ box }) => box.top + box.height)) + PADDING;
   const root = createRoot(document.getElementById('page'));
   const frame = () => new Promise(requestAnimationFrame);
   // Canvases do not wait for fonts: those that the styles ask for come first.
-  root.render(<ThemeContext.Provider value={theme}><GlobalStyles /></ThemeContext.Provider>);
+  root.render(
+    <ThemeContext.Provider value={theme}>
+      <GlobalStyles />
+    </ThemeContext.Provider>,
+  );
   const fonts = ['400 12px Inter', '500 14px Inter', '400 12px "Roboto Mono"'];
   while (!(await Promise.all(fonts.map((font) => document.fonts.load(font)))).every((faces) => faces.length)) await frame();
-  root.render(<ThemeContext.Provider value={theme}>
-    <GlobalStyles />
-    <Top dashboard={dashboard} siblings={siblings} {...shared} />
-    <div style={{ position: 'relative', height }}>
-      {rows.map((one) => <Row key={one.panel.id} {...one} {...shared} />)}
-      {panels.map((one) => <Panel key={one.panel.id} {...one} regions={regions} />)}
-    </div>
-  </ThemeContext.Provider>);
+  root.render(
+    <ThemeContext.Provider value={theme}>
+      <GlobalStyles />
+      <Top dashboard={dashboard} {...shared} />
+      <div style={{ position: 'relative', height }}>
+        {rows.map((one) => (
+          <Row key={one.panel.id} {...one} {...shared} />
+        ))}
+        {panels.map((one) => (
+          <Panel key={one.panel.id} {...one} regions={regions} />
+        ))}
+      </div>
+    </ThemeContext.Provider>,
+  );
   const drawn = ({ report, panel }) => report.state !== 'done' || panel.type !== 'timeseries' || report.ink !== undefined;
-  do await frame(); while (!document.querySelector('.panel') || !panels.every(drawn));
+  do await frame();
+  while (!document.querySelector('.panel') || !panels.every(drawn));
   await frame();
   read(panels);
-  window.report = { panels: panels.map(({ report }) => report), annotations: regions.map(({ time, end, annotation, title, text }) => ({ name: annotation.name, time, end, title, text })), variables: Object.fromEntries(Object.entries(values).map(([name, { shown, query, options }]) => [name, { shown, query, options }])) };
+  window.report = {
+    panels: panels.map(({ report }) => report),
+    annotations: regions.map(({ time, end, annotation, title, text }) => ({
+      name: annotation.name,
+      time,
+      end,
+      title,
+      text,
+    })),
+    variables: Object.fromEntries(
+      Object.entries(values).map(([name, { shown, query, options }]) => [name, { shown, query, options }]),
+    ),
+  };
 }
 
-main().catch((error) => { window.report = { panels: [], error: error.message }; });
+main().catch((error) => {
+  window.report = { panels: [], error: error.message };
+});
