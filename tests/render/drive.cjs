@@ -123,6 +123,7 @@ async function main() {
   let report;
   try {
     const page = browser.pages()[0];
+    page.setDefaultTimeout(120000);
     page.on(
       'console',
       (message) => message.type() === 'error' && complaints.push(`${message.text()} ${message.location().url}`),
@@ -134,7 +135,7 @@ async function main() {
         request.url().startsWith(origin) || request.url().startsWith('data:') || complaints.push(`asked for ${request.url()}`),
     );
     await page.goto(`${origin}/`);
-    await page.waitForFunction(() => window.report, undefined, { timeout: 60000 });
+    await page.waitForFunction(() => window.report);
     await page.waitForLoadState('networkidle');
     report = await page.evaluate(() => window.report);
     const height = await page.evaluate(() => Math.ceil(document.getElementById('page').getBoundingClientRect().height));
