@@ -1,6 +1,7 @@
-"""The dashboards as they are seen, drawn in Chromium with Grafana's published components.
+"""The dashboards as they are seen, drawn in Chromium with Grafana's published components, against Prometheus' answers.
 
-What they show is compared with what Prometheus answers. What of it is Grafana's and what is ours: tests/render/render. UPDATE_PICTURES=1 keeps the pictures in docs/pictures.
+What of the drawing is Grafana's and what is ours: tests/render/render. UPDATE_PICTURES=1 keeps the pictures in
+docs/pictures.
 """
 
 import itertools
