@@ -42,7 +42,10 @@ def render(dashboard, prometheus, end, theme="light", out=None, chosen=(), empty
     flags |= {"out": out} if out else {}
     command = [RENDER, dashboard, *(f"--{name}={value}" for name, value in flags.items())]
     command += [f"--var={one}" for one in chosen] + [f"--empty={one}" for one in empty]
-    return subprocess.run(command, capture_output=True, text=True)
+    drawn = subprocess.run(command, capture_output=True, text=True)
+    if not drawn.stdout:
+        raise RuntimeError(drawn.stderr)
+    return drawn
 
 
 def panels_of(dashboard):
