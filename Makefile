@@ -3,6 +3,7 @@
 # make demo   the story of an overload, with a real Dovecot and a real Prometheus; KEEP=1 keeps it up
 # make soak   a week of log at full speed, and a million scripts against the follower's model; SOAK_LINES, MODEL_SCRIPTS
 # make bench  the benchmarks, each beside a peer
+# make pictures  the dashboards' pictures in docs/pictures anew; look at them
 # make golden the golden pages and docs/METRICS.md anew; read the difference
 
 CARGO_DENY = 0.20.2
@@ -10,7 +11,7 @@ CARGO_DENY = 0.20.2
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit fuzz e2e demo soak bench golden build packages demo-packages witness
+.PHONY: test lint unit fuzz e2e demo soak bench pictures golden build packages demo-packages witness
 
 test: packages lint unit fuzz e2e
 
@@ -54,6 +55,9 @@ soak: packages build
 
 bench: packages build witness
 	python3 bench/bench.py
+
+pictures: packages
+	cd tests/e2e && UPDATE_PICTURES=1 python3 -m unittest test_render.Incident test_render.Calm
 
 golden:
 	UPDATE_GOLDEN=1 cargo test --locked --test golden --test metrics_doc
