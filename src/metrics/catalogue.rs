@@ -96,7 +96,7 @@ pub static SERVICE_PROCESSES_AVAILABLE: Metric = gauge(
 pub static SERVICE_CONNECTIONS: Metric = gauge(
     "dovecot_service_connections",
     &["service"],
-    "Client slots in use: what the service's processes do not offer of client_limit each. A process that is near its last connection (restart_request_count, service_count before 2.4) offers no more than those, so slots that it has used up count as in use. Processes tell the master once a second at most, so this lags by about a second. Clients of processes of an earlier configuration are not included, nor those of retired processes (Dovecot 2.4.4). Absent while the master's socket does not tell.",
+    "Client slots in use: what the service's processes do not offer of client_limit each. A process that is near its last connection (restart_request_count, service_count before 2.4) offers no more than those, so slots that it has used up count as in use. Processes tell the master once a second at most, so this lags by about a second. Clients of processes of an earlier configuration are not included, nor those of retired processes (Dovecot 2.4.4). Absent while the master's socket does not tell, and of anvil from a reload on: it keeps the client_limit of its start.",
 );
 /// Pauses.
 pub static SERVICE_LISTEN_PAUSED: Metric = gauge(

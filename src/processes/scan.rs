@@ -45,6 +45,8 @@ pub struct Census {
     pub generation: Option<(u64, i32)>,
     /// How long ago that process started.
     pub generation_age: Duration,
+    /// Whether `anvil` has gone on since the master read an earlier configuration, as it does over a reload.
+    pub anvil_is_older: bool,
     /// Processes left out because what `/proc` says of them makes no sense.
     pub malformed: u64,
 }
@@ -201,16 +203,29 @@ impl Scanner {
             sum.0 += 1;
             sum.1 += u64::from(*pages) * procfs::page_size();
         }
-        let logs =
-            family.services.iter().filter(|(_, kind, _)| kinds[*kind as usize].program.as_str() == "log");
-        let generation = logs.filter_map(|(pid, ..)| Some((stat(procfs, *pid).ok()??.start, *pid))).max();
+        let newest = |name: &str| {
+            let alike =
+                family.services.iter().filter(|(_, kind, _)| kinds[*kind as usize].program.as_str() == name);
+            alike.filter_map(|(pid, ..)| Some((stat(procfs, *pid).ok()??.start, *pid))).max()
+        };
+        let generation = newest("log");
+        // A master starts `log` before all else.
+        let anvil_is_older = newest("anvil").zip(generation).is_some_and(|(anvil, log)| anvil.0 < log.0);
         let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
         let (mut programs, mut resident) = (BTreeMap::new(), BTreeMap::new());
         for (kind, (count, bytes)) in kinds.iter().zip(sums).filter(|(_, (count, _))| *count > 0) {
             *programs.entry(kind.program.clone()).or_default() += count;
             *resident.entry(kind.program.clone()).or_default() += bytes;
         }
-        Census { master: Some(family.master), programs, resident, generation, generation_age, malformed }
+        Census {
+            master: Some(family.master),
+            programs,
+            resident,
+            generation,
+            generation_age,
+            anvil_is_older,
+            malformed,
+        }
     }
 }
 

@@ -101,7 +101,7 @@ fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceRead
         let settings = &service.settings;
         let warnings = warnings(reading, service);
         #[expect(clippy::cast_precision_loss, reason = "for the eye")]
-        let connections = service.status.map(|status| status.connections as f64);
+        let connections = service.connections.map(|connections| connections as f64);
         let last = tally(reading, service).and_then(|tally| tally.last_drop_warning);
         writeln!(
             html,

@@ -171,6 +171,10 @@ class Master(Beside):
         quiet = {name for name in quiet if not name.endswith("-login") and name not in ("auth", "anvil")}
         for name, values in expected.items():
             shown = by_service(page, name)
+            if name == CONNECTIONS and before is not None:
+                # anvil goes on over a reload, with the client_limit of its start, which nobody tells any more.
+                self.assertNotIn("anvil", shown)
+                values = {service: value for service, value in values.items() if service != "anvil"}
             if name not in (PROCESS_LIMIT, CLIENT_LIMIT):
                 values = {service: value for service, value in values.items() if service in shown or service not in quiet}
             self.assertEqual(shown, values, name)
