@@ -33,6 +33,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -576,12 +578,15 @@ class FleetPrometheus(Prometheus):
 
 def timed(prometheus: FleetPrometheus, path: str, **parameters: str) -> tuple[list[float], Any]:
     """How long a query took, some times over, and the last answer."""
+    url = f"http://{prometheus.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
     times = []
-    for _ in range(TURNS):
+    # Of one that takes too long, one time is enough.
+    while len(times) < TURNS and sum(times) < 5 * BOUND:
         before = time.perf_counter()
-        data = prometheus.api(path, **parameters)
+        with urllib.request.urlopen(url, timeout=180) as response:
+            answer = response.read()
         times.append(time.perf_counter() - before)
-    return times, data
+    return times, json.loads(answer)["data"]
 
 
 class Table:
