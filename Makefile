@@ -55,6 +55,7 @@ soak: packages build
 
 bench: packages build witness
 	python3 bench/bench.py
+	python3 bench/fleet.py
 
 pictures: packages
 	cd tests/e2e && UPDATE_PICTURES=1 python3 -m unittest test_render.Incident test_render.Calm

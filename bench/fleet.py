@@ -271,16 +271,8 @@ def value_of(line: Line, role: str, clients: int, settings: Settings, age: float
     return "inf" if value == math.inf else str(int(value))
 
 
-def first(pid: int | str = "self") -> None:
-    """Lets the session of a process go before others, so that what else the machine does counts little."""
-    with contextlib.suppress(FileNotFoundError):
-        Path(f"/proc/{pid}/autogroup").write_text("-19")
-
-
 def serve(fleet: Fleet, listener: socket.socket) -> None:
     """All instances at one port, each at a path of its own."""
-    os.setsid()
-    first()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -363,19 +355,17 @@ def most(role: str, number: int, service: str, age: float, window: float) -> flo
 def trend(name: str, role: str, number: int, service: str, age: float) -> float:
     """What the trend's rules record, per capacity."""
     match name.removeprefix("instance_service:dovecot_service_clients:"):
-        case "min5m" | "max5m" | "in_use":
+        case "min5m" | "in_use":
             return fullness(role, number, service, age)
         case "max1h":
             return most(role, number, service, age, HOUR)
         case "max1d":
             return most(role, number, service, age, DAY)
-        case "max1w":
-            return most(role, number, service, age, WEEK)
         case "max1h_usual4h":
             return max(most(role, number, service, age + week * WEEK - 4 * HOUR, HOUR) for week in (1, 2))
-        case "max1h_excess":
-            now, then = (most(role, number, service, age + back, HOUR) for back in (0, WEEK))
-            return now - then
+        case "max1h_unusual":
+            now, *then = (most(role, number, service, age + week * WEEK, HOUR) for week in (0, 1, 2))
+            return now - max(then)
     raise RuntimeError(f"what was {name} in the past? Say so in bench/fleet.py")
 
 
@@ -767,7 +757,6 @@ def main() -> int:
         stack.callback(server.kill)
         stack.enter_context(prometheus)
         start = time.monotonic()
-        first(prometheus.pid)
         time.sleep(warm_up)
         say("measuring")
         used = cpu(prometheus.pid)
