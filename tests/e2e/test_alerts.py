@@ -173,11 +173,11 @@ def growth() -> list[dict[str, Any]]:
     weeks = 4
     clients = growing(72)
     full = reached(clients, weeks)
-    raised = full - 60  # a Monday night
+    raised = full - 12  # the night before
     # Steps from week to week, so that the text tells whole numbers: 80, 88, and 97 in the fourth.
     highs = [72, 80, 88, 97]
     steps: Course = lambda hour: week(highs[min(int(hour // WEEK), 3)])(hour)
-    tuesday = 3 * WEEK + 24 + 12
+    wednesday = 3 * WEEK + 48 + 16
     todays, before = highs[3], highs[2]
     gain = todays - before
     return [
@@ -205,7 +205,7 @@ def growth() -> list[dict[str, Any]]:
                 text(
                     "steps",
                     "1w",
-                    tuesday,
+                    wednesday,
                     "A service of Dovecot will reach its limit within a week.",
                     f"imap-login on steps served up to {todays} clients in the last day and can take {CAPACITY}. If it "
                     f"gains in a week what it gained in the last, it will need room for {todays + gain}.",
@@ -262,19 +262,21 @@ def edges() -> list[dict[str, Any]]:
     ramp = tuesday + 8
     # Usually 18, and four more every quarter: 100 were predicted before half of 100 is there, at h = 2.
     half = tuesday + 8
+    # It was above 80 at half past nine, 28 hours before.
+    second_day = tuesday + 9.5 + 28
     return [
         group(
             "edge",
-            "90 after 80 will be 100, 89.5 after 80 will be 99; an hour",
+            "90 after 80 will be 100 if it was so the day before, 89.5 after 80 will be 99; an hour",
             [
                 host("reaches", since_tuesday(80, 90), weeks),
                 host("below", since_tuesday(80, 89.5), weeks),
             ],
             promql_expr_test=[
-                true_at(alerts("reaches", "1w", "pending"), tuesday + 10 - STEP, False),
-                true_at(alerts("reaches", "1w", "pending"), tuesday + 10, True),
-                true_at(alerts("reaches", "1w", "pending"), tuesday + 11 - STEP, True),
-                true_at(alerts("reaches", "1w"), tuesday + 11, True),
+                true_at(alerts("reaches", "1w", "pending"), second_day - STEP, False),
+                true_at(alerts("reaches", "1w", "pending"), second_day, True),
+                true_at(alerts("reaches", "1w", "pending"), second_day + 1 - STEP, True),
+                true_at(alerts("reaches", "1w"), second_day + 1, True),
                 never(f'ALERTS{{alertname="{PREDICTED}",instance="below"}}', weeks),
             ],
         ),
@@ -302,6 +304,10 @@ def edges() -> list[dict[str, Any]]:
 def quiet() -> list[dict[str, Any]]:
     weeks = 4.0
     rush = 3 * WEEK + 24 + 11  # on a Tuesday at eleven
+
+    def rushing(clients: float, hours: float) -> Course:
+        return lambda hour: week(60)(hour) + (clients if rush <= hour < rush + hours else 0)
+
     return [
         group(
             "quiet",
@@ -324,7 +330,12 @@ def quiet() -> list[dict[str, Any]]:
         group(
             "quiet",
             "a rush of three quarters of an hour is nothing that grows",
-            [host("rush", lambda hour: week(60)(hour) + (15 if rush <= hour < rush + 0.75 else 0), weeks)],
+            [
+                host("rush", rushing(15, 0.75), weeks),
+                # Twice 85 less 60 are 110: it would be growth if it were so each day.
+                host("bigger", rushing(25, 0.75), weeks),
+                host("longer", rushing(25, 2.5), weeks),
+            ],
             promql_expr_test=[
                 # It would be 60 + 15 + 4 * 15.
                 true_at(alerts("rush", "4h", "pending"), rush, True),
@@ -622,6 +633,7 @@ class Inhibition(unittest.TestCase):
             [
                 *(self.alert(name, "warning", "mail2:9166", service="auth") for name in of_service),
                 self.alert("DovecotExporterLogNotRead", "warning", log="/var/log/mail.log"),
+                self.alert("DovecotExporterSourceDown", "warning", "mail2:9166", source="master"),
                 # Neither has a service, nor is either of ours.
                 self.alert("NodeFilesystemAlmostFull", "warning"),
             ],
