@@ -93,6 +93,7 @@ struct Scans {
     malformed: u64,
     failed: u64,
     trouble: Option<String>,
+    anvil: Option<reading::Anvil>,
 }
 
 /// Tells the running configuration from an earlier one: the master, and [`Census::generation`].
@@ -176,8 +177,9 @@ impl Exporter {
         }
         let told = status.as_ref().and_then(|status| status.as_ref().ok());
         lock(&self.status).clone_from(&told.cloned());
-        let services =
+        let mut services =
             reading::services(&census, told, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
+        reading::keep_anvil(&mut services, &census, &mut lock(&self.scans).anvil);
         let next = Next::read(
             &self.config.procfs,
             &census,

@@ -170,15 +170,48 @@ pub fn services(
             source,
             configured: known.configured.as_ref().and_then(|limits| limits.services.get(service).cloned()),
             status,
-            // An older anvil still offers what is left of the client_limit of its own start (measured on 2.3 and 2.4), which
-            // the master takes off the present one.
-            connections: status
-                .filter(|_| name != "anvil" || census.as_ref().is_ok_and(|census| !census.anvil_is_older))
-                .map(|status| status.connections),
+            connections: status.map(|status| status.connections),
             quiet: counted.is_idle() && !of_users && !asked_for,
         }
     };
     tally.services().map(reading).collect()
+}
+
+/// An `anvil` process, and the `client_limit` in force when it started.
+pub type Anvil = ((u64, i32), Option<Limit>);
+
+/// Gives `anvil` the `client_limit` that its process started with: a reload, which it outlives, changes it for the
+/// master and for `doveconf`, and not for the process (measured on 2.3 and 2.4). `known` is what earlier readings
+/// have told of it; of a process that was there before them and has outlived a reload it is unknown.
+pub fn keep_anvil(
+    services: &mut [ServiceReading],
+    census: &Result<Census, String>,
+    known: &mut Option<Anvil>,
+) {
+    let Some(service) = services.iter_mut().find(|service| service.service.as_str() == "anvil") else {
+        return;
+    };
+    let new = service.settings.client_limit;
+    let Ok(census) = census else {
+        service.connections = None;
+        return;
+    };
+    let Some((anvil, log)) = census.anvil.zip(census.generation) else { return };
+    // A master starts `log` before all else.
+    if anvil.0 >= log.0 {
+        *known = Some((anvil, new));
+    }
+    let started = known.filter(|(process, _)| *process == anvil).and_then(|(_, limit)| limit);
+    service.settings.client_limit = started;
+    // The master takes what the process offers from the new limit, and no further than to 0.
+    service.connections = match (service.connections, new, started) {
+        (Some(connections), Some(Limit::Of(new)), Some(Limit::Of(started)))
+            if new >= started || connections > 0 =>
+        {
+            (connections + u64::from(started)).checked_sub(new.into())
+        }
+        _ => None,
+    };
 }
 
 impl Reading {

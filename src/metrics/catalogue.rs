@@ -54,7 +54,7 @@ pub static SERVICE_PROCESS_LIMIT_CONFIGURED: Metric = gauge(
 pub static SERVICE_CLIENT_LIMIT: Metric = gauge(
     "dovecot_service_client_limit",
     &["service"],
-    "Most connections that one process of the service takes at a time: client_limit or restart_request_count (service_count before 2.4), whichever is smaller, as the running Dovecot reckons; +Inf if unlimited.",
+    "Most connections that one process of the service takes at a time: client_limit or restart_request_count (service_count before 2.4), whichever is smaller, as the running Dovecot reckons; +Inf if unlimited. anvil outlives a reload with the limit of its start, which is shown, and absent if the exporter was started after the reload.",
 );
 /// Connections of all processes.
 pub static SERVICE_CONNECTION_CAPACITY: Metric = gauge(
@@ -96,7 +96,7 @@ pub static SERVICE_PROCESSES_AVAILABLE: Metric = gauge(
 pub static SERVICE_CONNECTIONS: Metric = gauge(
     "dovecot_service_connections",
     &["service"],
-    "Client slots in use: what the service's processes do not offer of client_limit each. A process that is near its last connection (restart_request_count, service_count before 2.4) offers no more than those, so slots that it has used up count as in use. Processes tell the master once a second at most, so this lags by about a second. Clients of processes of an earlier configuration are not included, nor those of retired processes (Dovecot 2.4.4). Absent while the master's socket does not tell, and of anvil from a reload on: it keeps the client_limit of its start.",
+    "Client slots in use: what the service's processes do not offer of client_limit each. A process that is near its last connection (restart_request_count, service_count before 2.4) offers no more than those, so slots that it has used up count as in use. Processes tell the master once a second at most, so this lags by about a second. Clients of processes of an earlier configuration are not included, nor those of retired processes (Dovecot 2.4.4). Absent while the master's socket does not tell, and of anvil where its client_limit is not known.",
 );
 /// Pauses.
 pub static SERVICE_LISTEN_PAUSED: Metric = gauge(

@@ -45,8 +45,8 @@ pub struct Census {
     pub generation: Option<(u64, i32)>,
     /// How long ago that process started.
     pub generation_age: Duration,
-    /// Whether `anvil` has gone on since the master read an earlier configuration, as it does over a reload.
-    pub anvil_is_older: bool,
+    /// The newest `anvil` process under it, likewise: it goes on over a reload.
+    pub anvil: Option<(u64, i32)>,
     /// Processes left out because what `/proc` says of them makes no sense.
     pub malformed: u64,
 }
@@ -209,8 +209,7 @@ impl Scanner {
             alike.filter_map(|(pid, ..)| Some((stat(procfs, *pid).ok()??.start, *pid))).max()
         };
         let generation = newest("log");
-        // A master starts `log` before all else.
-        let anvil_is_older = newest("anvil").zip(generation).is_some_and(|(anvil, log)| anvil.0 < log.0);
+        let anvil = newest("anvil");
         let generation_age = generation.map_or(Duration::ZERO, |(start, _)| age(start));
         let (mut programs, mut resident) = (BTreeMap::new(), BTreeMap::new());
         for (kind, (count, bytes)) in kinds.iter().zip(sums).filter(|(_, (count, _))| *count > 0) {
@@ -223,7 +222,7 @@ impl Scanner {
             resident,
             generation,
             generation_age,
-            anvil_is_older,
+            anvil,
             malformed,
         }
     }

@@ -589,8 +589,8 @@ class OfDovecot:
                 if not re.search(r"\[30d|1w|^up", query):
                     show = lambda: [labels for labels, _ in prometheus.query(query) if labels["service"] == LOGIN]
                     wait_until(show, PATIENCE, query)
-        self.assertEqual([value for _, value in prometheus.query('up{job=~".*dovecot.*"}')], [1])
-        self.assertIn('up{job=~".*dovecot.*"}', QUERIES)
+        self.assertEqual([value for _, value in prometheus.query('up{job=~"(.*/)?dovecot(-capacity(-exporter)?)?"}')], [1])
+        self.assertIn('up{job=~"(.*/)?dovecot(-capacity(-exporter)?)?"}', QUERIES)
 
     def test_memory_is_as_in_the_table(self: unittest.TestCase) -> None:
         column = {"2.3": 1, "2.4": 2}[self.generation]
