@@ -512,6 +512,13 @@ class OfDovecot:
         stage.dovecot.write_config(services={LOGIN: {"process_limit": 2 * HOLDERS}})
         self.assertEqual(stage.run(the_command(RELOAD)).returncode, 0)
         self.shown(stage, FAILED_RELOAD, lambda stage, output: "SIGHUP" in output.splitlines()[-1])
+        # What only Dovecot looks at.
+        wait_until(lambda: stage.value("process_limit") == 2 * HOLDERS, PATIENCE, "the new limit")
+        setting = {"2.3": "ssl_cert = </nonexistent", "2.4": "ssl_server_cert_file = /nonexistent"}[self.generation]
+        stage.dovecot.write_config(services={LOGIN: {"process_limit": HOLDERS}}, settings=setting)
+        self.assertEqual(stage.run(the_command(RELOAD)).returncode, 0)
+        self.shown(stage, FAILED_RELOAD, lambda stage, output: "Error" in output.splitlines()[-1])
+        self.assertEqual(stage.value("process_limit"), 2 * HOLDERS)
 
     def test_what_doveconf_finds_too_small(self: unittest.TestCase) -> None:
         stage = self.stage(services={LOGIN: {"process_limit": 2000}})
