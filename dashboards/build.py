@@ -3,7 +3,8 @@
     python3 dashboards/build.py
 
 What is in use, the capacity and what counts as turned away are those of alerts/dovecot.rules.yml, so that the screen and the
-pager agree; here each is said once.
+pager agree. The fleet's dashboard asks for what the rules record, since with a thousand hosts the raw series are too many for
+each look; the host's asks for the raw series, and needs no rules.
 """
 
 from __future__ import annotations
@@ -31,22 +32,29 @@ HOSTS = 'job=~"$job", instance=~"$instance"'
 SOME = HOSTS + ', service=~"$service"'
 WORST = HOSTS + ', instance=~"$worst"'
 DETAIL = HOSTS + ', service=~"$detail"'
+NO_WORKERS = 'service!~"auth-worker|indexer-worker"'
 
+
+IN_USE, CAPACITY, RATIO = "clients:in_use", "clients:capacity", "clients_per_capacity:ratio"
 
 # They serve Dovecot's own processes, and are shown over time only if they get full.
 INWARD = "aggregator|anvil|auth|config|director|dns-client|health-check|indexer|ipc|log|old-stats|replicator|stats|tcpwrap"
 
 
+def recorded(what: str, of: str) -> str:
+    return f"instance_service:dovecot_service_{what}{{{of}}}"
+
+
 def in_use(of: str) -> str:
     return (
-        f"(dovecot_service_connections{{{of}}} or ("
-        f"clamp_min(dovecot_service_processes{{{of}}} - dovecot_service_process_min_avail{{{of}}}, 0)"
-        f" and dovecot_service_client_limit{{{of}}} == 1 and dovecot_service_restart_request_limit{{{of}}} == 1))"
+        f"(dovecot_service_connections{{{of}}} or clamp_min("
+        f"((dovecot_service_restart_request_limit{{{of}}} == 1) * dovecot_service_processes{{{of}}}"
+        f" <= dovecot_service_process_limit{{{of}}}) - dovecot_service_process_min_avail{{{of}}}, 0))"
     )
 
 
 def capacity(of: str) -> str:
-    return f'(dovecot_service_connection_capacity{{service!~"auth-worker|indexer-worker", {of}}} > 1)'
+    return f"(dovecot_service_connection_capacity{{{NO_WORKERS}, {of}}} > 1)"
 
 
 def ratio(of: str) -> str:
@@ -65,8 +73,8 @@ def lost(of: str) -> str:
     return f"increase(dovecot_service_handover_failures_total{{{of}}}[5m])"
 
 
-def turned_away(of: str) -> str:
-    return f"({drop_warnings(of)} > 0 or {kills(of)} > 0 or dovecot_service_listen_paused{{{of}}} == 1)"
+def turned_away(warned: str, thrown_out: str, of: str) -> str:
+    return f"({warned} > 0 or {thrown_out} > 0 or dovecot_service_listen_paused{{{NO_WORKERS}, {of}}} == 1)"
 
 
 def sources_down(of: str) -> str:
@@ -93,14 +101,17 @@ def per_minute(counter: str) -> str:
     return f"60 * rate({counter}[$__rate_interval])"
 
 
-def or_zero(number: str, of: str) -> str:
-    """0 where there is nothing to count; nothing where no exporter answers, for that is not well."""
-    return f"{number} or 0 * count(up{{{of}}} == 1)"
+def or_zero(number: str, of: str, needs: str = "") -> str:
+    """0 where there is nothing to count; nothing where no exporter answers or nobody records what it needs, for that is not well."""
+    zero = f"0 * count(up{{{of}}} == 1)"
+    return f"{number} or {zero}" + (f" and count({needs})" if needs else "")
 
 
-def or_none(of_services: str) -> str:
-    """Those above 0; where there are none, one that says so, since an empty panel may also mean that nobody looks."""
-    return f'{of_services} > 0 or on () label_replace(0 * sum({of_services}), "service", "none", "", "")'
+def or_none(counter: str, label: str) -> str:
+    """By this label, per minute; where there was none in all of the time, one that says so, for nobody may have looked."""
+    each = per_minute(counter)
+    silent = f"(0 * sum({each}) and sum(increase({counter}[$__range] @ end())) == 0)"
+    return f'sum by ({label}) ({each}) > 0 or label_replace({silent}, "{label}", "none", "", "")'
 
 
 # --- Parts --------------------------------------------------------------------
@@ -182,10 +193,16 @@ def lines(title: str, description: str, of: list[Json], *, unit: str, **more: An
         "drawStyle": "line", "lineWidth": 2, "fillOpacity": 8, "lineInterpolation": "stepAfter", "showPoints": "never",
         "spanNulls": False, "axisSoftMin": 0, "stacking": {"mode": "none", "group": "A"},
     } | more.pop("custom", {})  # fmt: skip
-    legend = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
+    legend = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []} | more.pop("legend", {})
     defaults = {"custom": custom, "color": {"mode": "palette-classic"}, "min": 0} | more.pop("defaults", {})
     options = {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
     return panel("timeseries", title, description, of, unit=unit, defaults=defaults, options=options, **more)
+
+
+def bars(title: str, description: str, of: list[Json], **more: Any) -> Json:
+    """Stacked, of what comes in fits and starts: lines would be a hatching."""
+    custom = {"drawStyle": "bars", "fillOpacity": 90, "lineWidth": 0, "barWidthFactor": 0.9, "stacking": {"mode": "normal", "group": "A"}}
+    return lines(title, description, of, unit="short", maxDataPoints=40, custom=custom | {"axisSoftMax": 5}, **more)
 
 
 def table(title: str, description: str, of: list[Json], *, transformations: list[Json], sort: Sequence[str] = (), **more: Any) -> Json:
@@ -193,7 +210,7 @@ def table(title: str, description: str, of: list[Json], *, transformations: list
         "showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "fields": ""},
         "sortBy": [{"displayName": name, "desc": True} for name in sort],
     }  # fmt: skip
-    defaults = {"custom": {"align": "auto", "filterable": False}}
+    defaults = {"custom": {"align": "auto", "filterable": False}} | more.pop("defaults", {})
     return panel("table", title, description, of, unit="none", defaults=defaults, options=options, transformations=transformations, **more)
 
 
@@ -318,20 +335,23 @@ USED_IS = (
 )
 
 
-def counts(what: str, number: str, description: str, color: str, anchor: str, at: float = 1) -> Json:
-    return stat(what, description, [target(or_zero(number, HOSTS), what, instant=True)], thresholds=known((0, GREEN), (at, color)), anchor=anchor,
+def counts(what: str, number: str, description: str, color: str, anchor: str, at: float = 1, needs: str = "") -> Json:
+    return stat(what, description, [target(or_zero(number, HOSTS, needs), what, instant=True)], thresholds=known((0, GREEN), (at, color)), anchor=anchor,
                 defaults={"decimals": 0})  # fmt: skip
 
 
 def fleet() -> Json:
-    top = f"topk(20, max by (instance, service) ({ratio(HOSTS)}))"
+    full, clients, room = recorded(RATIO, HOSTS), recorded(IN_USE, HOSTS), recorded(CAPACITY, HOSTS)
+    warned, thrown_out = recorded("drop_warnings:increase5m", HOSTS), recorded("queue_full_kills:increase5m", HOSTS)
+    away = turned_away(warned, thrown_out, HOSTS)
+    top = f"topk(20, max by (instance, service) ({full}))"
     columns = [
-        ("Turned away", f"topk(50, max by (instance, service) (0 * {turned_away(HOSTS)} + 1))"),
+        ("Turned away", f"topk(50, max by (instance, service) (0 * {away} + 1))"),
         ("Used", top),
-        ("In use", f"max by (instance, service) ({in_use(HOSTS)}) and {top}"),
-        ("Capacity", f"max by (instance, service) ({capacity(HOSTS)}) and {top}"),
-        ("Drop warnings", f"topk(50, sum by (instance, service) ({drop_warnings(HOSTS)}) > 0)"),
-        ("Thrown out", f"topk(50, sum by (instance, service) ({kills(HOSTS)}) > 0)"),
+        ("In use", f"max by (instance, service) ({clients}) and {top}"),
+        ("Capacity", f"max by (instance, service) ({room}) and {top}"),
+        ("Drop warnings", f"topk(50, sum by (instance, service) ({warned}) > 0)"),
+        ("Thrown out", f"topk(50, sum by (instance, service) ({thrown_out}) > 0)"),
         ("Users lost", f"topk(50, sum by (instance, service) ({lost(HOSTS)}) > 0)"),
         ("Waiting", f"topk(50, sum by (instance, service) (dovecot_listener_queue_connections{{{HOSTS}}}) > 0)"),
     ]
@@ -340,19 +360,22 @@ def fleet() -> Json:
         "&var-service=${__data.fields.Service}&${__url_time_range}"
     )
     data_link = [{"title": "This service on this host", "url": to_host, "targetBlank": False}]
-    worst = f"query_result(topk(10, max by (instance) (0 * {turned_away(HOSTS)} + 10 or {ratio(HOSTS)})))"
+    worst = f"query_result(topk(10, max by (instance) (0 * {away} + 10 or {full})))"
     login = HOSTS + ', service=~"[a-z0-9]+-login"'  # not imap-urlauth-login
-    outward = f'{WORST}, service!~"{INWARD}"'
+    worst_full = recorded(RATIO, WORST)
+    peak = f"max by (instance, service) (max_over_time({worst_full}[$__range] @ end()))"
+    outward = peak.replace(WORST, f'{WORST}, service!~"{INWARD}"')
+    of_logins, for_logins = recorded(IN_USE, login), recorded(CAPACITY, login)
     unseen = f"max by (instance, source) ({not_seen(HOSTS)})"
     panels = [
         (4, [
-            (4, counts("Turning clients away", f"count({turned_away(HOSTS)})",
+            (4, counts("Turning clients away", f"count({away})",
                        "Services, each on its host, that said so in the last five minutes: a drop warning, a client thrown out to make "
-                       "room for another, or the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
+                       "room for another, or the master that has stopped listening.", RED, "dovecotclientsturnedaway", needs=warned)),
             (4, counts("Users lost after login", f"sum({lost(HOSTS)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
                        RED, "dovecotloginslost", at=0.5)),
-            (4, counts("80 % full or more", f"count({ratio(HOSTS)} >= 0.8)", f"Services, each on its host. {USED_IS}", ORANGE, "dovecotservicenearlimit")),
+            (4, counts("80 % full or more", f"count({full} >= 0.8)", f"Services, each on its host. {USED_IS}", ORANGE, "dovecotservicenearlimit", needs=full)),
             (4, counts("Dovecot not running", f"count(dovecot_master_up{{{HOSTS}}} == 0)",
                        "Hosts whose exporter sees no Dovecot master: nobody can log in there.", RED, "dovecotmasterdown")),
             (4, counts("Hosts not fully seen", f"count(max by (instance) ({not_seen(HOSTS)}))",
@@ -378,22 +401,20 @@ def fleet() -> Json:
         (1, [(24, row("How did it come to this?"))]),
         (9, [
             (12, lines("Used share of capacity, worst hosts",
-                       f"The six fullest services of the hosts that are chosen above as worst: those that turn clients away, then the fullest. "
-                       f"The colour is that of the highest value: red was full. {USED_IS}",
-                       [target(f"topk(6, max by (instance, service) ({ratio(outward)} or {ratio(WORST)} >= 0.5))", "{{instance}} {{service}}")],
-                       unit="percentunit", thresholds=FULLNESS, custom={"fillOpacity": 0, "thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05},
-                       defaults={"color": {"mode": "thresholds", "seriesBy": "max"}}, anchor="dovecotserviceatlimit")),
-            (12, lines("Drop warnings per minute, worst hosts", f"Lines in Dovecot's log. {DROPS_ARE}",
-                       [target(f"60 * sum by (instance) (rate(dovecot_service_drop_warnings_total{{{WORST}}}[$__rate_interval]))",
-                               "{{instance}}")],
-                       unit="cpm", defaults={"color": {"mode": "continuous-BlPu", "seriesBy": "max"}}, anchor="dovecotclientsturnedaway")),
+                       f"Of the hosts that are chosen above as worst (those that turn clients away, then the fullest) the six services that "
+                       f"were the fullest in this time. The colours only tell them apart. {USED_IS}",
+                       [target(f"max by (instance, service) ({worst_full}) and topk(6, {outward} or {peak} >= 0.5)", "{{instance}} {{service}}")],
+                       unit="percentunit", thresholds=FULLNESS,
+                       custom={"fillOpacity": 0, "thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05}, anchor="dovecotserviceatlimit")),
+            (12, bars("Drop warnings per minute, worst hosts", f"Lines in Dovecot's log. {DROPS_ARE}",
+                      [target(or_none(f"dovecot_service_drop_warnings_total{{{WORST}}}", "instance"), "{{instance}}")],
+                      overrides=[override("/^none$/", color=fixed("text"))], anchor="dovecotclientsturnedaway")),
         ]),
         (9, [
             (12, lines("The fleet as one: used share of capacity",
                        "Clients of all hosts together, of what all can serve, for each service that lets users log in. A host that tells only "
                        "half of it is left out. One host may be full while the fleet is not.",
-                       [target(f"sum by (service) ({in_use(login)} and {capacity(login)})"
-                               f" / sum by (service) ({capacity(login)} and {in_use(login)})", "{{service}}")],
+                       [target(f"sum by (service) ({of_logins} and {for_logins}) / sum by (service) ({for_logins} and {of_logins})", "{{service}}")],
                        unit="percentunit", thresholds=FULLNESS, overrides=OF_SERVICES,
                        maxDataPoints=40,  # each is dear where there are a thousand hosts
                        custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05})),
@@ -403,7 +424,7 @@ def fleet() -> Json:
                        "tells the load.",
                        [target(f"topk(50, 1 - {unseen})", table=True)],
                        transformations=named({"instance": "Host", "source": "Source", "Value": "Missing"}),
-                       overrides=[says("Missing", ORANGE)],
+                       overrides=[says("Missing", ORANGE)], defaults={"noValue": "All hosts are fully seen"},
                        anchor="dovecotexportersourcedown")),
         ]),
     ]  # fmt: skip
@@ -411,7 +432,8 @@ def fleet() -> Json:
     del own["allValue"]  # all of these ten, not all there are
     return dashboard(
         "dovecot-capacity-fleet", "Dovecot capacity: fleet",
-        "Which hosts and services are closest to the limit at which Dovecot turns clients away, and which do so now.",
+        "Which hosts and services are closest to the limit at which Dovecot turns clients away, and which do so now. The recording "
+        "rules of alerts/dovecot.rules.yml must be loaded in this Prometheus.",
         templating={"list": [*variables(), own]}, annotations=annotations(WORST, "job", "One of the worst hosts"), panels=list(placed(panels)),
         links=[link("Host", "/d/dovecot-capacity-host", "dashboard", keep=True), link("Runbook", RUNBOOK, "doc", blank=True)],
     )  # fmt: skip
@@ -429,16 +451,18 @@ def host() -> Json:
         ("client_limit", f"max by (service) (dovecot_service_client_limit{{{SOME}}}) and max by (service) ({capacity(SOME)})"),
     ]
     fullest = f"topk(1, max by (service) ({ratio(HOSTS)}))"
-    most = f"max by (service) (max_over_time(({ratio(SOME)})[$__range:1m]))"
+    most = f"max by (service) (max_over_time(({ratio(SOME)})[$__range:1m] @ end()))"
     outward = f'{most} unless max by (service) (dovecot_service_process_limit{{service=~"{INWARD}", {SOME}}})'
     # The last: where nobody is served, there is one all the same.
     detail = f"query_result(topk(4, ({outward} or {most} >= 0.5) > 0.001) or on () topk(1, {most}))"
+
+    starts = f"dovecot_service_process_starts_total{{{SOME}}}"
 
     small = {"repeat": "detail", "repeatDirection": "h", "maxPerRow": 4}
     # The first row is of all services, whichever are chosen: who looks at imap-login is told that imap loses users.
     panels = [
         (4, [
-            (5, counts("Turning clients away", f"count({turned_away(HOSTS)})",
+            (5, counts("Turning clients away", f"count({turned_away(drop_warnings(HOSTS), kills(HOSTS), HOSTS)})",
                        "Services that said so in the last five minutes: a drop warning, a client thrown out to make room for another, or "
                        "the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
             (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=known((0, GREEN), (0.8, ORANGE), (1, RED)),
@@ -459,8 +483,8 @@ def host() -> Json:
         (1, [(24, row("How full is it?"))]),
         (10, [
             (9, lines("Used share of capacity",
-                       f"At 100 % the next client waits and is then turned away. The six fullest. {USED_IS}",
-                       [target(f"topk(6, max by (service) ({ratio(SOME)}))", "{{service}}")],
+                       f"At 100 % the next client waits and is then turned away. The six that were the fullest in this time. {USED_IS}",
+                       [target(f"max by (service) ({ratio(SOME)}) and topk(6, {most})", "{{service}}")],
                        unit="percentunit", thresholds=FULLNESS, overrides=OF_SERVICES,
                        custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05}, anchor="dovecotserviceatlimit")),
             (15, table("Clients, processes and limits now",
@@ -493,9 +517,9 @@ def host() -> Json:
                        **small))]),
         (1, [(24, row("Who is turned away?"))]),
         (8, [
-            (8, lines("Drop warnings per minute", f"Lines in Dovecot's log. {DROPS_ARE}",
-                      [target(or_none(f"sum by (service) ({per_minute(f'dovecot_service_drop_warnings_total{{{SOME}}}')})"), "{{service}}")],
-                      unit="cpm", overrides=[*OF_SERVICES, override("/^none$/", color=fixed("text"))], anchor="dovecotclientsturnedaway")),
+            (8, bars("Drop warnings per minute", f"Lines in Dovecot's log. {DROPS_ARE}",
+                     [target(or_none(f"dovecot_service_drop_warnings_total{{{SOME}}}", "service"), "{{service}}")],
+                     overrides=[*OF_SERVICES, override("/^none$/", color=fixed("text"))], anchor="dovecotclientsturnedaway")),
             (8, lines("Clients thrown out, users lost, per minute",
                       "Thrown out: had not logged in yet, and a login process closed the connection to make room for another. Lost: had "
                       "logged in, and the service behind had no room. Refused: the user has mail_max_userip_connections already, which has "
@@ -503,7 +527,7 @@ def host() -> Json:
                       targets((f"sum by (service) ({per_minute(f'dovecot_service_queue_full_kills_total{{{HOSTS}}}')})", "{{service}} thrown out"),
                               (f"sum by (service) ({per_minute(f'dovecot_service_handover_failures_total{{{HOSTS}}}')})", "{{service}} lost"),
                               (f"sum({per_minute(f'dovecot_user_connection_limit_rejections_total{{{HOSTS}}}')})", "refused")),
-                      unit="cpm", anchor="dovecotloginslost",
+                      unit="short", custom={"axisSoftMax": 5}, anchor="dovecotloginslost",
                       overrides=[override("/thrown out$/", color=fixed("dark-red")), override("/lost$/", color=fixed(RED)),
                                  override("/^refused$/", color=fixed("text"))])),
             (8, lines("Waiting in the kernel's queue",
@@ -511,7 +535,8 @@ def host() -> Json:
                       "further ones find no connection, and no log tells. A reload does not change the limit, a restart does.",
                       targets((f"sum by (service, port) (dovecot_listener_queue_connections{{{SOME}}})", "{{service}} {{port}}"),
                               (f"max by (service) (dovecot_listener_queue_limit{{{SOME}}})", "{{service}} limit")),
-                      unit="none", overrides=[override("/.*/", color=shades(BLUE)), dashed("/ limit$/")], anchor="dovecotclientsturnedaway")),
+                      unit="none", overrides=[override("/.*/", color=fixed(BLUE)), override("/ (993|995|465)$/", color=fixed("purple")),
+                                            dashed("/ limit$/")], anchor="dovecotclientsturnedaway")),
         ]),
         (1, [(24, row("Which limit is next?"))]),
         (8, [
@@ -550,13 +575,14 @@ def host() -> Json:
             (8, lines("Processes started per minute",
                       "By the master. Where each client has a process to itself, that is clients per minute. Known where the exporter may ask "
                       "the master.",
-                      [target(f"topk(5, sum by (service) ({per_minute(f'dovecot_service_process_starts_total{{{SOME}}}')}))", "{{service}}")],
-                      unit="cpm", overrides=OF_SERVICES)),
+                      [target(f"sum by (service) ({per_minute(starts)}) and topk(5, sum by (service) (increase({starts}[$__range] @ end())))",
+                              "{{service}}")],
+                      unit="short", overrides=OF_SERVICES)),
             (8, lines("Failed processes per minute",
                       "fork_failed: no more tasks or memory; throttled: failed at its start; startup_timeout: did not report in time; "
                       "out_of_memory: reached vsz_limit.",
                       [target(f"sum by (reason) ({per_minute(f'dovecot_service_failures_total{{{SOME}}}')})", "{{reason}}")],
-                      unit="cpm", defaults={"color": shades(ORANGE)})),
+                      unit="short", custom={"axisSoftMax": 5}, defaults={"color": shades(ORANGE)})),
         ]),
         (1, [(24, row("Does the exporter see everything?"))]),
         (7, [
@@ -572,7 +598,7 @@ def host() -> Json:
                       "Bytes between the exporter's place in the log and the log's end: 0, or for a moment a line.",
                       [target(f"sum by (log) (dovecot_exporter_log_size_bytes{{{HOSTS}}} - dovecot_exporter_log_position_bytes{{{HOSTS}}})",
                               "{{log}}")],
-                      unit="bytes", anchor="dovecotexporterlognotread", overrides=[override("/.*/", color=fixed(BLUE))])),
+                      unit="bytes", custom={"axisSoftMax": 4096}, anchor="dovecotexporterlognotread", overrides=[override("/.*/", color=fixed(BLUE))])),
             (8, lines("Reading /proc", "How long the exporter took for a page.",
                       [target(f"max by (instance) (dovecot_exporter_scrape_duration_seconds{{{HOSTS}}})", "{{instance}}")],
                       unit="s", overrides=[override("/.*/", color=fixed(BLUE))])),

@@ -138,8 +138,11 @@ UNSOUND: Mapping[str, list[Change]] = {
     "target_logql_rule": [asks('{job="x"}', datasource={"type": "loki", "uid": "$datasource"})],
     "target_logql_auto_rule": [asks('rate({job="x"}[5m])', datasource={"type": "loki", "uid": "$datasource"})],
     "uneditable_dashboard": [lambda d: d.update(editable=True), lambda d: d.pop("editable")],
-    "own_metric_rule": [asks(f"dovecot_service_process{{{THERE}}}"), variable("job", query="label_values(dovecot_build_info, job)")],
-    "own_label_rule": [asks(f'dovecot_master_up{{{THERE}, service="imap"}}'), asks(f"sum by (host) (up{{{THERE}}})"),
+    "own_metric_rule": [asks(f"dovecot_service_process{{{THERE}}}"), variable("job", query="label_values(dovecot_build_info, job)"),
+                        asks(f"instance_service:dovecot_service_clients:in_user{{{THERE}}}"),
+                        lambda d: d.update(uid=HOST)],  # which asks for nothing that is recorded
+    "own_label_rule": [asks(f'dovecot_master_up{{{THERE}, service="imap"}}'),
+                       asks(f"job_service:dovecot_service_clients_per_capacity:ratio{{{THERE}}}"), asks(f"sum by (host) (up{{{THERE}}})"),
                        asks(f"up{{{THERE}}}", legendFormat="{{service}}")],
     "own_panel_type_rule": [panel(type="piechart"), panel(type="gauge")],
     "own_import_rule": [lambda d: d.update(__inputs=[]), lambda d: d.update(schemaVersion=42), lambda d: d.update(id=7)],
@@ -190,16 +193,20 @@ class SameAsTheRules(unittest.TestCase):
             alerts = {rule["name"]: rule["query"] for rule in rules if rule["type"] == "alerting"}
 
             def plain(expression: str) -> str:
+                expression = expression.replace("{}", "")
                 while (found := re.search(r"instance_service:[\w:]+", expression)) is not None:
                     expression = expression.replace(found[0], f"({recorded[found[0]]})")
                 text = re.sub(r"\s+", "", prometheus.api("format_query", query=expression))
                 return re.sub(r"[()]", "", text)  # what `and` and `or` bind is looked at with the data below
 
+            raw = build.turned_away(build.drop_warnings(""), build.kills(""), "")
+            kept = [build.recorded(what, "") for what in ("drop_warnings:increase5m", "queue_full_kills:increase5m")]
             for ours, theirs in {
                 build.in_use(""): recorded["instance_service:dovecot_service_clients:in_use"],
                 build.capacity(""): recorded["instance_service:dovecot_service_clients:capacity"],
                 build.ratio(""): recorded["instance_service:dovecot_service_clients_per_capacity:ratio"],
-                build.turned_away(""): alerts["DovecotClientsTurnedAway"],
+                raw: alerts["DovecotClientsTurnedAway"],
+                build.turned_away(*kept, ""): alerts["DovecotClientsTurnedAway"],
                 build.lost("") + " > 0": alerts["DovecotLoginsLost"],
                 build.sources_down(""): alerts["DovecotExporterSourceDown"],
                 build.not_in_force(""): alerts["DovecotLimitNotInForce"],
@@ -306,11 +313,11 @@ def by_hand(name: str, moment: float) -> tuple[dict[Key, float], dict[Key, float
     def get(metric: str) -> dict[Key, float]:
         return newest(name, f"dovecot_service_{metric}", moment)
 
-    limit, restart, ready = get("client_limit"), get("restart_request_limit"), get("process_min_avail")
+    limit, restart, ready = get("process_limit"), get("restart_request_limit"), get("process_min_avail")
     in_use = {
         key: max(count - ready[key], 0)
         for key, count in get("processes").items()
-        if limit.get(key) == 1 and restart.get(key) == 1 and key in ready
+        if restart.get(key) == 1 and count <= limit.get(key, 0) and key in ready
     } | get("connections")
     capacity = {
         key: value
@@ -417,6 +424,13 @@ class WithData(unittest.TestCase):
                     self.assertEqual(fleet.column(title, "C")[key], in_use[key])
                     self.assertEqual(fleet.column(title, "D")[key], capacity[key])
                 self.assertEqual(fleet.column("80 % full or more"), {(): sum(one >= 0.8 for one in ratio.values())})
+                # All that a service's login processes serve, in all hosts.
+                whole = {
+                    (service,): sum(in_use[key] for key in ratio if key[1] == service)
+                    / sum(capacity[key] for key in ratio if key[1] == service)
+                    for service in {service for _, service in ratio if re.fullmatch(r"\w+-login", service)}
+                }
+                self.assertEqual(fleet.column("The fleet as one: used share of capacity"), whole)
                 instance = HOSTS[moment // 30 % len(HOSTS)]
                 host = Board(prometheus, HOST, moment, instance=escape(instance))
                 mine = {(service,): value for (one, service), value in ratio.items() if one == instance}
@@ -444,6 +458,7 @@ class WithData(unittest.TestCase):
                         self.assertAlmostEqual(value, counts[key], delta=0.04 * counts[key])
                     most[letter] = max(most[letter], len(counts))
                 paused = {key for key, value in newest(name, "dovecot_service_listen_paused", moment).items() if value == 1}
+                paused = {(instance, service) for instance, service in paused if service not in ("auth-worker", "indexer-worker")}
                 away = set(risen["E"]) | set(risen["F"]) | paused
                 self.assertEqual(set(fleet.column(title, "A")), away)
                 self.assertEqual(fleet.column("Turning clients away"), {(): len(away)})
@@ -495,6 +510,11 @@ class WithData(unittest.TestCase):
         for title in ("Turning clients away", "Users lost after login", "Dovecot"):
             self.assertEqual(host.column(title), {}, title)
         self.assertEqual(fleet.column("Turning clients away").keys(), {()})
+        # Where the rules are not loaded.
+        for title in ("Turning clients away", "80 % full or more"):
+            [target] = fleet.panel(title)["targets"]
+            self.assertTrue(fleet.ask(target))
+            self.assertEqual(fleet.ask({"expr": target["expr"].replace("instance_service:", "unknown:")}), [], title)
         # An hour later nobody answers at all.
         for board in (Board(prometheus, FLEET, moment + 3600), Board(prometheus, HOST, moment + 3600, instance=escape(HOSTS[4]))):
             for panel in board.dashboard["panels"]:
