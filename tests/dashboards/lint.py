@@ -21,7 +21,7 @@ Dashboard = dict[str, Any]
 Findings = Iterator[str]
 
 # What Grafana shows and the renderer of these tests draws.
-PANEL_TYPES = {"timeseries", "stat", "table", "bargauge", "row", "text"}
+PANEL_TYPES = {"timeseries", "stat", "table", "bargauge", "row"}
 # Identifiers that Grafana has for units; those in use.
 UNITS = {"none", "short", "percentunit", "bytes", "s"}
 JUDGED = {"singlestat", "graph", "table", "stat", "gauge", "state-timeline", "timeseries", "bargauge"}

@@ -6,43 +6,27 @@ import { dateMath, dateTime, rangeUtil, renderLegendFormat, FieldType } from '@g
 const leaf = null;
 const all = (names, below = leaf) => Object.fromEntries(names.split(' ').map((name) => [name, below]));
 const calcs = { reduceOptions: all('calcs fields values limit') };
-const text = { text: all('titleSize valueSize') };
 export const OPTIONS = {
   timeseries: { legend: all('showLegend displayMode placement calcs sortBy sortDesc width'), tooltip: leaf },
-  stat: {
-    ...calcs,
-    ...text,
-    ...all('colorMode graphMode justifyMode orientation textMode wideLayout showPercentChange percentChangeColorMode'),
-  },
-  bargauge: {
-    ...calcs,
-    ...text,
-    ...all('displayMode valueMode showUnfilled orientation namePlacement minVizWidth minVizHeight maxVizHeight'),
-    legend: all('showLegend displayMode placement calcs'),
-  },
-  table: {
-    ...all('showHeader cellHeight sortBy'),
-    footer: all('show reducer fields countRows enablePagination'),
-  },
-  text: all('mode content'),
+  stat: { ...calcs, ...all('colorMode graphMode justifyMode orientation textMode wideLayout') },
+  bargauge: { ...calcs, ...all('displayMode valueMode showUnfilled orientation') },
+  table: { ...all('showHeader cellHeight sortBy'), footer: all('show reducer fields') },
 };
 const STANDARD = all('unit decimals min max displayName noValue color thresholds mappings links fieldMinMax');
 const CUSTOM = {
   timeseries: all(
-    'drawStyle lineInterpolation barAlignment barWidthFactor barMaxWidth lineWidth lineStyle fillOpacity fillBelowTo ' +
-      'gradientMode spanNulls insertNulls showPoints pointSize stacking hideFrom thresholdsStyle scaleDistribution ' +
-      'axisPlacement axisLabel axisColorMode axisBorderShow axisCenteredZero axisWidth axisGridShow axisSoftMin axisSoftMax',
+    'drawStyle lineInterpolation barWidthFactor lineWidth lineStyle fillOpacity spanNulls showPoints stacking ' +
+      'thresholdsStyle axisSoftMin axisSoftMax',
   ),
-  table: all('align width minWidth hidden cellOptions filterable inspect'),
+  table: all('align width cellOptions filterable'),
   stat: {},
   bargauge: {},
-  text: {},
 };
 const PANEL = all(
-  'id type title description gridPos datasource targets options fieldConfig transformations links pluginVersion interval ' +
-    'maxDataPoints transparent repeat repeatDirection maxPerRow',
+  'id type title description gridPos datasource targets options fieldConfig transformations links maxDataPoints ' +
+    'repeat repeatDirection maxPerRow',
 );
-const TARGET = all('refId expr legendFormat format instant range interval hide datasource editorMode exemplar');
+const TARGET = all('refId expr legendFormat format instant range datasource editorMode');
 
 export const properties = (type) => ({
   ...STANDARD,
@@ -66,7 +50,6 @@ export function undrawn(panel) {
     ...overrides.flatMap((rule) => rule.properties.map((p) => p.id).filter((id) => !(id in properties(type)))),
     ...(panel.targets ?? []).flatMap((target) => [
       ...strangers(target, TARGET, 'target.'),
-      ...(target.exemplar ? ['target.exemplar'] : []),
       ...(target.instant && target.range ? ['target.instant with target.range'] : []),
       ...(target.format === 'heatmap' ? ['target.format heatmap'] : []),
     ]),
@@ -96,11 +79,7 @@ export function timeRange(raw) {
 
 const ALL = '$__all';
 const span = (range) => Math.round((range.to - range.from) / 1000);
-const ranges = (range) => ({
-  __range: () => `${span(range)}s`,
-  __range_s: () => `${span(range)}`,
-  __range_ms: () => `${span(range) * 1000}`,
-});
+const ranges = (range) => ({ __range: () => `${span(range)}s` });
 const escape = (value) => value.replace(/\\/g, '\\\\\\\\').replace(/[$^*{}[\]'+?.()|]/g, '\\\\$&');
 
 async function found(query, range) {
@@ -122,19 +101,15 @@ async function found(query, range) {
 
 async function options(variable, replace, range) {
   if (variable.type === 'datasource') return ['prometheus'];
-  if (variable.type === 'custom' || variable.type === 'interval') return variable.query.split(',').map((value) => value.trim());
-  if (variable.type === 'constant' || variable.type === 'textbox') return [variable.query];
   if (variable.type !== 'query') throw new Error(`variable type ${variable.type} is not drawn`);
-  const values = await found(replace(variable.query.query ?? variable.query), range);
+  const values = await found(replace(variable.query), range);
   const [, regex, flags] = /^\/(.*)\/(\w*)$/s.exec(variable.regex || '/(?:)/') ?? [, variable.regex, ''];
   const kept = values
     .map((value) => new RegExp(regex, flags).exec(value))
     .filter(Boolean)
     .map((match) => match[1] ?? match.input);
-  if (![0, 1, 2, 3, 4, undefined].includes(variable.sort)) throw new Error(`variable.sort ${variable.sort} is not drawn`);
-  if (!variable.sort) return [...new Set(kept)];
-  const upward = [...new Set(kept)].sort(variable.sort > 2 ? (a, b) => parseFloat(a) - parseFloat(b) : undefined);
-  return variable.sort % 2 ? upward : upward.reverse();
+  if (![0, 1].includes(variable.sort)) throw new Error(`variable.sort ${variable.sort} is not drawn`);
+  return variable.sort ? [...new Set(kept)].sort() : [...new Set(kept)];
 }
 
 // For a repeated panel: one value in place of all.
@@ -167,11 +142,11 @@ export async function variables(dashboard, chosen, range) {
   return values;
 }
 
-const REFERENCE = /\$\{(\w+)(?:\.([^}:]+))?(?::(\w+))?\}|\$(\w+)|\[\[(\w+)\]\]/g;
+const REFERENCE = /\$\{(\w+)(?:\.([^}:]+))?(?::(\w+))?\}|\$(\w+)/g;
 
 export function interpolate(template, values, extra = {}) {
-  return template.replace(REFERENCE, (whole, braced, path, format, plain, old) => {
-    const name = braced ?? plain ?? old;
+  return template.replace(REFERENCE, (whole, braced, path, format, plain) => {
+    const name = braced ?? plain;
     if (name in extra) return extra[name](path, format);
     if (!values[name]) throw new Error(`nothing is known of ${whole}`);
     if (format === 'queryparam') return values[name].address;
@@ -185,18 +160,15 @@ export function interpolate(template, values, extra = {}) {
 const seconds = (interval) => rangeUtil.intervalToMs(interval) / 1000;
 
 // As Grafana's Prometheus data source does: steps are whole multiples, ranges hold at least four scrapes.
-function intervals(panel, target, width, range, scrape, interpolateInterval) {
-  const least = interpolateInterval(target.interval || panel.interval || scrape);
+function intervals(panel, width, range, scrape) {
   const points = panel.maxDataPoints || Math.floor(width);
-  const step = Math.max(rangeUtil.calculateInterval(range, points, least).intervalMs / 1000, span(range) / 11000);
-  const base = seconds(target.interval ? least : scrape);
-  return { step, rate: Math.max(step + base, 4 * base) };
+  const step = Math.max(rangeUtil.calculateInterval(range, points, scrape).intervalMs / 1000, span(range) / 11000);
+  return { step, rate: Math.max(step + seconds(scrape), 4 * seconds(scrape)) };
 }
 
 const named = ({ step, rate }, range) => ({
   ...ranges(range),
   __interval: () => `${step}s`,
-  __interval_ms: () => `${step * 1000}`,
   __rate_interval: () => `${rate}s`,
 });
 
@@ -247,7 +219,7 @@ function tableFrame(target, frames, only) {
       { name: 'Time', type: FieldType.time, config: {}, values: rows.map((row) => row.time) },
       ...labels.map((label) => ({
         name: label,
-        type: label === 'le' ? FieldType.number : FieldType.string,
+        type: FieldType.string,
         config: { filterable: true },
         values: rows.map((row) => row.labels[label] ?? ''),
       })),
@@ -262,21 +234,18 @@ function tableFrame(target, frames, only) {
 }
 
 export async function query(panel, width, range, scrape, values) {
-  const targets = (panel.targets ?? []).filter((target) => !target.hide);
+  const targets = panel.targets ?? [];
   const tables = targets.filter((target) => target.format === 'table').length;
   const answers = await Promise.all(
     targets.map(async (target) => {
-      const times = intervals(panel, target, width, range, scrape, (text) => interpolate(text, values));
+      const times = intervals(panel, width, range, scrape);
       const expression = interpolate(target.expr, values, named(times, range));
       const aligned = (moment) => Math.floor(moment.valueOf() / 1000 / times.step) * times.step;
       const parameters = target.instant
         ? { query: expression, time: range.to.valueOf() / 1000 }
         : { query: expression, start: aligned(range.from), end: aligned(range.to), step: times.step };
-      const { result, resultType } = await ask(target.instant ? 'query' : 'query_range', parameters);
-      const series =
-        resultType === 'scalar'
-          ? [{ metric: {}, values: [result] }]
-          : result.map(({ metric, value, values }) => ({ metric, values: values ?? [value] }));
+      const { result } = await ask(target.instant ? 'query' : 'query_range', parameters);
+      const series = result.map(({ metric, value, values }) => ({ metric, values: values ?? [value] }));
       const found = series.map((one) => seriesFrame(target, one, times.step));
       return {
         query: { refId: target.refId, ...parameters },

@@ -9,6 +9,7 @@ const { build } = require('esbuild');
 const { chromium } = require('playwright-core');
 
 const modules = process.env.NODE_PATH;
+const WIDTH = 1600; // of the picture
 
 // The fonts that Grafana's style sheet asks for are not in its packages.
 const FONTS = {
@@ -73,7 +74,7 @@ function serve(out, job, prometheus) {
 
 async function main() {
   const single = Object.fromEntries(
-    ['prometheus', 'from', 'to', 'theme', 'out', 'width', 'scrape-interval'].map((name) => [name, { type: 'string' }]),
+    ['prometheus', 'from', 'to', 'theme', 'out', 'scrape-interval'].map((name) => [name, { type: 'string' }]),
   );
   const {
     values: options,
@@ -88,7 +89,6 @@ async function main() {
     const [, name, value] = /^(\w+)=(.*)$/s.exec(one);
     (chosen[name] ??= []).push(value);
   }
-  const width = Number(options.width ?? 1600);
   const job = {
     dashboard,
     chosen,
@@ -96,14 +96,14 @@ async function main() {
     to: options.to,
     scrape: options['scrape-interval'] ?? '15s',
     mode: options.theme ?? 'light',
-    width,
+    width: WIDTH,
   };
   const server = await serve(await bundle(), job, options.prometheus);
   const origin = `http://127.0.0.1:${server.address().port}`;
   const profile = fs.mkdtempSync(path.join(os.tmpdir(), 'render-'));
   const browser = await chromium.launchPersistentContext(profile, {
     executablePath: '/usr/bin/chromium',
-    viewport: { width, height: 900 },
+    viewport: { width: WIDTH, height: 900 },
     timezoneId: 'UTC',
     locale: 'en-US',
     colorScheme: job.mode,
@@ -139,7 +139,7 @@ async function main() {
     await page.waitForLoadState('networkidle');
     report = await page.evaluate(() => window.report);
     const height = await page.evaluate(() => Math.ceil(document.getElementById('page').getBoundingClientRect().height));
-    await page.setViewportSize({ width, height });
+    await page.setViewportSize({ width: WIDTH, height });
     if (options.out && !report.error) await page.screenshot({ path: options.out });
   } finally {
     await browser.close();

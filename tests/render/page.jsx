@@ -18,7 +18,6 @@ import {
   thresholdsOverrideProcessor,
   valueMappingsOverrideProcessor,
   locationUtil,
-  renderTextPanelMarkdown,
   Registry,
   standardTransformers,
   standardTransformersRegistry,
@@ -96,7 +95,6 @@ const OPTION_DEFAULTS = {
     orientation: 'auto',
     textMode: 'auto',
     wideLayout: true,
-    percentChangeColorMode: 'standard',
   },
   bargauge: {
     reduceOptions: { values: false, calcs: ['lastNotNull'], fields: '' },
@@ -168,21 +166,20 @@ const registry = (type) =>
 
 // --- Panels ------------------------------------------------------------------
 
-const shownValues = ({ panel, options, frames, config, theme, replace }, sparkline) =>
+const shownValues = ({ options, frames, config, theme, replace }) =>
   getFieldDisplayValues({
     fieldConfig: config,
     reduceOptions: options.reduceOptions,
     replaceVariables: replace,
     theme,
     data: frames,
-    sparkline,
     timeZone: 'utc',
-    percentChange: options.showPercentChange,
   });
 
 function Stat(panel) {
-  const { options, range, width, height, theme, config, report } = panel;
-  const values = shownValues(panel, options.graphMode !== 'none');
+  const { options, width, height, theme, config, report } = panel;
+  if (options.graphMode !== 'none') throw new Error(`options.graphMode ${options.graphMode} is not drawn`);
+  const values = shownValues(panel);
   report.values = values.map(({ display }) => ({
     title: display.title,
     text: formattedValueToString(display),
@@ -207,15 +204,12 @@ function Stat(panel) {
           count={count}
           width={width}
           height={height}
-          sparkline={value.sparkline && { ...value.sparkline, timeRange: range }}
           colorMode={options.colorMode}
           graphMode={options.graphMode}
           justifyMode={options.justifyMode}
           textMode={named ? 'value_and_name' : options.textMode}
-          text={options.text}
           disableWideLayout={!options.wideLayout}
           alignmentFactors={alignmentFactors}
-          percentChangeColorMode={options.percentChangeColorMode}
         />
       )}
     />
@@ -224,14 +218,15 @@ function Stat(panel) {
 
 function Bars(panel) {
   const { options, width, height, theme, report } = panel;
-  if (options.legend?.showLegend) throw new Error('options.legend.showLegend is not drawn');
-  const values = shownValues(panel, false);
+  const { displayMode, orientation } = options;
+  if (displayMode === 'lcd') throw new Error('options.displayMode lcd is not drawn');
+  if (orientation === 'auto') throw new Error('options.orientation auto is not drawn');
+  const values = shownValues(panel);
   report.values = values.map(({ display }) => ({
     title: display.title,
     text: formattedValueToString(display),
     value: display.numeric,
   }));
-  const orientation = options.orientation !== 'auto' ? options.orientation : width > height ? 'vertical' : 'horizontal';
   return (
     <VizRepeater
       getValues={() => values}
@@ -240,7 +235,7 @@ function Bars(panel) {
       renderCounter={0}
       width={width}
       height={height}
-      itemSpacing={options.displayMode === 'lcd' ? 2 : 10}
+      itemSpacing={10}
       orientation={orientation}
       minVizWidth={options.minVizWidth}
       minVizHeight={options.minVizHeight}
@@ -253,10 +248,9 @@ function Bars(panel) {
           orientation={orientation}
           field={value.field}
           value={count === 1 && !value.field.displayName ? { ...value.display, title: undefined } : value.display}
-          text={options.text}
           display={value.view?.getFieldDisplayProcessor(value.colIndex)}
-          itemSpacing={options.displayMode === 'lcd' ? 2 : 10}
-          displayMode={options.displayMode}
+          itemSpacing={10}
+          displayMode={displayMode}
           alignmentFactors={count > 1 ? alignmentFactors : undefined}
           showUnfilled={options.showUnfilled}
           valueDisplayMode={options.valueMode}
@@ -281,7 +275,6 @@ function Rows({ options, frames, width, height, config, replace, range }) {
       initialSortBy={options.sortBy}
       cellHeight={options.cellHeight}
       footerOptions={options.footer}
-      enablePagination={options.footer?.enablePagination}
       timeRange={range}
       fieldConfig={config}
       replaceVariables={replace}
@@ -353,14 +346,7 @@ function Marks({ builder, regions, theme, report }) {
   return null;
 }
 
-function Words({ options, replace }) {
-  if (options.mode !== 'markdown') throw new Error(`options.mode ${options.mode} is not drawn`);
-  return (
-    <div className="markdown-html" dangerouslySetInnerHTML={{ __html: renderTextPanelMarkdown(replace(options.content)) }} />
-  );
-}
-
-const DRAW = { timeseries: Graph, stat: Stat, bargauge: Bars, table: Rows, text: Words };
+const DRAW = { timeseries: Graph, stat: Stat, bargauge: Bars, table: Rows };
 
 const Nothing = ({ width, height, config }) => (
   <div style={{ width, height, display: 'grid', placeItems: 'center', fontSize: 18, opacity: 0.7 }}>
@@ -429,21 +415,12 @@ const replacer = (values, range) => (text, scoped, format) => {
   return interpolate(text, values, { __url_time_range: () => times, ...(context && ofRow) });
 };
 
-// Rows that are collapsed are drawn open, so that every panel is seen, and a panel that repeats for each value.
-// What is below moves down.
+// A panel that repeats is drawn for each value, and what is below moves down.
 function layout(dashboard, width, values) {
   const column = (width - 2 * PADDING - 23 * GAP) / 24;
-  const flat = dashboard.panels.flatMap((panel) => {
-    if (panel.type !== 'row' || !panel.collapsed) return [{ panel, ...panel.gridPos }];
-    const { y } = panel.gridPos,
-      first = Math.min(...panel.panels.map((one) => one.gridPos.y)),
-      last = Math.max(...panel.panels.map((one) => one.gridPos.y + one.gridPos.h));
-    if (panel.panels.some((one) => one.repeat)) throw new Error(`repeat in a collapsed row is not drawn: ${panel.title}`);
-    return [
-      { panel, ...panel.gridPos, grows: last - first },
-      ...panel.panels.map((one) => ({ panel: one, ...one.gridPos, y, below: 1 + one.gridPos.y - first })),
-    ];
-  });
+  const collapsed = dashboard.panels.find((panel) => panel.collapsed);
+  if (collapsed) throw new Error(`a collapsed row is not drawn: ${collapsed.title}`);
+  const flat = dashboard.panels.map((panel) => ({ panel, ...panel.gridPos }));
   const repeated = flat.flatMap((one) => {
     const { repeat, maxPerRow = 4 } = one.panel;
     if (!repeat) return [{ ...one, own: values }];
@@ -453,7 +430,7 @@ function layout(dashboard, width, values) {
       ...one,
       w: 24 / across,
       x: ((i % across) * 24) / across,
-      below: (one.below ?? 0) + Math.floor(i / across) * one.h,
+      below: Math.floor(i / across) * one.h,
       grows: i === 0 ? (Math.ceil(chosen.length / across) - 1) * one.h : 0,
       own: { ...values, [repeat]: { ...values[repeat], ...written(values[repeat].variable, [value]) } },
     }));
@@ -487,7 +464,6 @@ async function prepare({ panel, box, values }, { range, scrape, theme }) {
   try {
     const missing = undrawn(panel);
     if (missing.length) throw new Error(missing.map((one) => `${one} is not drawn`).join('\n'));
-    if (panel.type === 'text') return same;
     const { frames, queries } = await query(panel, box.width, range, scrape, values);
     report.queries = queries;
     const unknown = (panel.transformations ?? []).filter((one) => !standardTransformersRegistry.getIfExists(one.id));
