@@ -746,9 +746,10 @@ def main() -> int:
             ]
             samples = sum(job.result() for job in jobs)
         end = int(time.time()) // MINUTE * MINUTE
+        undrawn = {name: some for name, some in spans.items() if name not in names}
         samples += backfill(
             data,
-            (long_history, fleet, cut, end, spans, every),
+            (long_history, fleet, cut, end, undrawn, every),
             (last_hour, fleet, max(end - HOUR, cut), end, names, host, of_host),
         )
         say(f"{samples:,} samples of history")
