@@ -33,6 +33,8 @@ SOME = HOSTS + ', service=~"$service"'
 WORST = HOSTS + ', instance=~"$worst"'
 DETAIL = HOSTS + ', service=~"$detail"'
 NO_WORKERS = 'service!~"auth-worker|indexer-worker"'
+# Who waits for a worker is not turned away, and a full stats loses statistics.
+TURNS_AWAY = 'service!~"auth-worker|indexer-worker|stats"'
 
 
 IN_USE, CAPACITY, RATIO = "clients:in_use", "clients:capacity", "clients_per_capacity:ratio"
@@ -62,7 +64,7 @@ def ratio(of: str) -> str:
 
 
 def drop_warnings(of: str) -> str:
-    return f"sum without (limit) (increase(dovecot_service_drop_warnings_total{{{of}}}[5m]))"
+    return f"sum without (limit) (increase(dovecot_service_drop_warnings_total{{{TURNS_AWAY}, {of}}}[5m]))"
 
 
 def kills(of: str) -> str:
@@ -74,7 +76,7 @@ def lost(of: str) -> str:
 
 
 def turned_away(warned: str, thrown_out: str, of: str) -> str:
-    return f"({warned} > 0 or {thrown_out} > 0 or dovecot_service_listen_paused{{{NO_WORKERS}, {of}}} == 1)"
+    return f"({warned} > 0 or {thrown_out} > 0 or dovecot_service_listen_paused{{{TURNS_AWAY}, {of}}} == 1)"
 
 
 def sources_down(of: str) -> str:
@@ -306,7 +308,7 @@ def annotation(name: str, color: str, expr: str, title: str, text: str) -> Json:
 
 
 def annotations(of: str, by: str, whose: str) -> Json:
-    warned = f"sum by ({by}) (increase(dovecot_service_drop_warnings_total{{{of}}}[$__rate_interval])) > 0"
+    warned = f"sum by ({by}) (increase(dovecot_service_drop_warnings_total{{{TURNS_AWAY}, {of}}}[$__rate_interval])) > 0"
     reloaded = f"sum by (instance) (increase(dovecot_master_reloads_total{{{HOSTS}}}[$__rate_interval])) > 0"
     return {
         "list": [
@@ -371,7 +373,8 @@ def fleet() -> Json:
         (4, [
             (4, counts("Turning clients away", f"count({away})",
                        "Services, each on its host, that said so in the last five minutes: a drop warning, a client thrown out to make "
-                       "room for another, or the master that has stopped listening.", RED, "dovecotclientsturnedaway", needs=warned)),
+                       "room for another, or the master that has stopped listening. auth-worker, indexer-worker and "
+                       "stats, which turn away no client, do not count.", RED, "dovecotclientsturnedaway", needs=warned)),
             (4, counts("Users lost after login", f"sum({lost(HOSTS)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
                        RED, "dovecotloginslost", at=0.5)),
@@ -464,7 +467,8 @@ def host() -> Json:
         (4, [
             (5, counts("Turning clients away", f"count({turned_away(drop_warnings(HOSTS), kills(HOSTS), HOSTS)})",
                        "Services that said so in the last five minutes: a drop warning, a client thrown out to make room for another, or "
-                       "the master that has stopped listening.", RED, "dovecotclientsturnedaway")),
+                       "the master that has stopped listening. auth-worker, indexer-worker and "
+                       "stats, which turn away no client, do not count.", RED, "dovecotclientsturnedaway")),
             (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=known((0, GREEN), (0.8, ORANGE), (1, RED)),
                      shape={"textMode": "value_and_name"}, defaults={"decimals": 0}, anchor="dovecotserviceatlimit")),
             (5, counts("Users lost after login", f"sum({lost(HOSTS)} > 0)",
