@@ -114,6 +114,7 @@ impl Tally {
                 self.warned.clear();
             }
             Event::Start => self.warned.clear(),
+            Event::ReloadFailed => {}
             Event::QueueFullKill(service) => self.tally(service).queue_full_kills += times,
             Event::HandoverFailure(service) => self.tally(service).handover_failures += times,
             Event::UserConnectionLimit => self.user_connection_limit_rejections += times,

@@ -32,6 +32,7 @@ pub const FORMS: [&str; 24] = [
     "client_limit/restart_request_count",
     "reuse_port",
     "reload",
+    "reload failed",
     "start",
     "fork_failed",
     "throttled",
@@ -59,6 +60,8 @@ const TAG: &str = r"[!-~&&[^:\[\]()<>]]{1,64}";
 
 const LIMIT: &str = r"master: Warning: service\((?P<name>.*?)\): (?P<limit>process_limit|client_limit(?:/service_count|/restart_request_count)?) \((?P<number>\d+)\) reached, client connections are being dropped(?: \(pid=(?P<pid>\d+), reuse_port=yes\))?";
 const RELOAD: &str = "master: Warning: SIGHUP received - reloading configuration";
+const FAILED: &str =
+    "master: Error: (?:Error reading configuration|Failed to read configuration|Config reload failed): .*";
 const START: &str = r"master: (?:Info: )?Dovecot v[0-9A-Za-z.-]{1,32} \(.*\) starting up for .+";
 const FAILURE: &str = r"master: Error: service\((?P<name>.*?)\): (?:(?P<fork>fork\(\) failed: .*)|(?P<throttled>command startup failed, throttling for [\d.]+ secs)|Initial status notification not received in [\d.]+ seconds, killing the process)";
 const MEMORY: &str = r"[a-z0-9_-]{1,64}(?P<user>\([^()<>: ]{0,255}\)(?:<(?P<own>\d+)><[A-Za-z0-9+/=]*>)?)?: Fatal: master: service\((?P<name>.*?)\): child (?P<pid>\d+) returned error 83 \(Out of memory \(service (?P<again>.*?) \{ vsz_limit=(?P<size>\d+) MB \}, you may need to increase it\)(?: - set CORE_OUTOFMEM=1 environment to get core dump)?\)";
@@ -75,6 +78,7 @@ struct Forms {
     line: Regex,
     limit: Regex,
     reload: Regex,
+    failed: Regex,
     start: Regex,
     failure: Regex,
     memory: Regex,
@@ -92,7 +96,7 @@ static THE: LazyLock<Forms> = LazyLock::new(|| {
         r"{LOGIN}(?:Info: )?(?:(?:Disconnected|Login aborted): )?Maximum number of connections from user\+IP exceeded \(mail_max_userip_connections={REASON}"
     );
     let handover = format!("{LOGIN}{HANDOVER}");
-    let all = [LIMIT, RELOAD, START, FAILURE, MEMORY, &queue, &user, &handover].join("|");
+    let all = [LIMIT, RELOAD, FAILED, START, FAILURE, MEMORY, &queue, &user, &handover].join("|");
     // The same, twice in one pattern.
     let names = Regex::new(r"\?P<[a-z]+>").expect("a pattern");
     let all = String::from_utf8(names.replace_all(all.as_bytes(), &b"?:"[..]).into_owned()).expect("text");
@@ -110,6 +114,7 @@ static THE: LazyLock<Forms> = LazyLock::new(|| {
         line: whole(&format!(r"(?:<\d{{1,3}}>)?(?:{header}|{rfc5424})?{second}{body}(?:\r|#015)?")),
         limit: whole(LIMIT),
         reload: whole(RELOAD),
+        failed: whole(FAILED),
         start: whole(START),
         failure: whole(FAILURE),
         memory: whole(MEMORY),
@@ -192,6 +197,9 @@ fn event(body: &[u8]) -> Option<(String, &'static str)> {
     if THE.reload.is_match(body) {
         return Some(("reload".into(), "reload"));
     }
+    if THE.failed.is_match(body) {
+        return Some(("reload failed".into(), "reload failed"));
+    }
     if THE.start.is_match(body) {
         return Some(("start".into(), "start"));
     }
@@ -262,6 +270,7 @@ pub fn in_words(event: &Event) -> String {
             )
         }
         Event::Reload => "reload".into(),
+        Event::ReloadFailed => "reload failed".into(),
         Event::Start => "start".into(),
         Event::QueueFullKill(login) => format!("queue_full of {login}"),
         Event::UserConnectionLimit => "user_limit".into(),

@@ -39,7 +39,7 @@ pub const HEADERS: [&str; 34] = [
 ];
 
 /// What Dovecot says.
-pub const TEXTS: [&str; 31] = [
+pub const TEXTS: [&str; 34] = [
     "master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped",
     "master: Warning: service(auth): client_limit (1000) reached, client connections are being dropped",
     "master: Warning: service(pop3-login): client_limit/service_count (1) reached, client connections are being dropped",
@@ -47,6 +47,9 @@ pub const TEXTS: [&str; 31] = [
     "master: Warning: service(imap-login): client_limit (10) reached, client connections are being dropped (pid=41730, reuse_port=yes)",
     "master: Warning: service(My Service): process_limit (4294967296) reached, client connections are being dropped",
     "master: Warning: SIGHUP received - reloading configuration",
+    "master: Error: Error reading configuration: Error in configuration file /etc/dovecot/dovecot.conf line 33: Invalid number many: Not a valid number",
+    "master: Error: Failed to read configuration: Failed to read config: Error in configuration file /etc/dovecot/dovecot.conf line 34: process_limit: Invalid number many",
+    "master: Error: Config reload failed: service(imap-login) User doesn't exist: nonesuch (See service imap-login { user } setting)",
     "master: Info: Dovecot v2.3.19.1 (9b53102964) starting up for imap (core dumps disabled)",
     "master: Dovecot v2.4.1-4 (7d8c0e5759) starting up for imap, pop3, submission, sieve",
     "master: Error: service(imap-login): fork() failed: Resource temporarily unavailable (ulimit -u 96365 reached?)",

@@ -168,8 +168,16 @@ impl Exporter {
         }
         match found.event {
             Event::Reload => {
+                lock(&self.limits).before_reload = None;
                 lock(&self.scans).reload_line = Some(Instant::now());
                 self.reloading.notify_one();
+            }
+            Event::ReloadFailed => {
+                let mut limits = lock(&self.limits);
+                lock(&self.scans).reload_line = None;
+                if let Some(before) = limits.before_reload.take() {
+                    limits.in_force = Some(before);
+                }
             }
             Event::Start => self.loaded.notify_one(),
             _ => {}

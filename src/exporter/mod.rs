@@ -257,7 +257,7 @@ impl Exporter {
     /// Calls `first` after the first time.
     pub async fn keep_limits(&self, first: impl FnOnce()) {
         let mut files = ConfigFiles::find(&self.config.dovecot_config);
-        let mut failed = self.read_limits(true).await;
+        let mut failed = self.read_limits(true, true).await;
         // Dovecot has read a configuration that doveconf could not read yet.
         let mut behind = false;
         first();
@@ -275,7 +275,7 @@ impl Exporter {
             };
             // Before doveconf reads them: what changes meanwhile is a change.
             files = ConfigFiles::find(&self.config.dovecot_config);
-            failed = self.read_limits(loaded || behind).await;
+            failed = self.read_limits(loaded || behind, certain || behind).await;
             behind = failed.is_some() && (certain || behind);
             if failed.is_some() {
                 // Whether Dovecot could read it, a new log process will tell.
@@ -285,11 +285,14 @@ impl Exporter {
     }
 
     /// Reads the configuration; returns the time if that failed. What was known stays known then: Dovecot, too, keeps its
-    /// configuration when it cannot read a new one.
-    async fn read_limits(&self, loaded: bool) -> Option<Instant> {
+    /// configuration when it cannot read a new one. `loaded` if Dovecot has read it, `certain` if not only the log says
+    /// that it set about it.
+    async fn read_limits(&self, loaded: bool, certain: bool) -> Option<Instant> {
         let read = limits::read(&self.config.doveconf, &self.config.dovecot_config).await;
         let reload_is_seen = lock(&self.scans).generation.is_some();
         let mut limits = lock(&self.limits);
+        // The log may have said meanwhile that Dovecot could not.
+        let loaded = loaded && (certain || lock(&self.scans).reload_line.is_some());
         let trouble = match &read {
             Ok(read) => read.unknown.clone(),
             Err(reason) => Some(reason.clone()),
@@ -306,7 +309,8 @@ impl Exporter {
             // part of that could not be read when it was loaded.
             let unknown = limits.in_force.as_ref().is_none_or(|limits| limits.unknown.is_some());
             if loaded || unknown || !reload_is_seen {
-                limits.in_force = Some(read.clone());
+                let before = limits.in_force.replace(read.clone());
+                limits.before_reload = before.filter(|_| loaded && !certain);
             }
         }
         limits.configured.clone_from(&read);

@@ -22,6 +22,8 @@ use crate::{
 pub struct KnownLimits {
     /// What the running Dovecot has read, as far as that can be told.
     pub in_force: Option<Limits>,
+    /// What was in force before the reload that the log told of last, if that has replaced it: it may fail yet.
+    pub before_reload: Option<Limits>,
     /// What is on disk.
     pub configured: Option<Limits>,
     /// Why the configuration could not be read, or not all of it.

@@ -20,6 +20,9 @@ pub enum Event {
     DropWarning(DropWarning),
     /// The master: `SIGHUP received - reloading configuration`
     Reload,
+    /// The master, after that: `Error reading configuration: ...` (2.3), `Failed to read configuration: ...` (2.4),
+    /// `Config reload failed: ...`; it goes on as it was.
+    ReloadFailed,
     /// The master: `Dovecot v2.3.19.1 (9b53102964) starting up for imap`
     Start,
     /// A login process: it closed a client's connection to make room, `Connection queue full`.
@@ -65,7 +68,7 @@ impl Event {
     /// it begins with the name of the process, in syslog without a type, and whatever a client sent.
     fn is_of_master(&self) -> bool {
         match self {
-            Self::DropWarning(_) | Self::Reload | Self::Start => true,
+            Self::DropWarning(_) | Self::Reload | Self::ReloadFailed | Self::Start => true,
             Self::Failure(_, failure) => *failure != Failure::OutOfMemory,
             Self::QueueFullKill(_) | Self::HandoverFailure(_) | Self::UserConnectionLimit => false,
         }
@@ -105,6 +108,9 @@ pub type OnFound<'a> = &'a mut dyn FnMut(&Found) -> bool;
 const DROPPED: &str = "reached, client connections are being dropped";
 /// What the master logs before it reads its configuration again (`sig_reload_settings`, src/master/main.c).
 const RELOAD: &str = "SIGHUP received - reloading configuration";
+/// How it begins to say that it could not (measured on 2.3 and 2.4); what follows is about the configuration.
+const RELOAD_FAILED: [&str; 3] =
+    ["Error reading configuration: ", "Failed to read configuration: ", "Config reload failed: "];
 /// Why a client that had logged in was not taken. Dovecot guesses: the service may also have died.
 const CLOSED: &str =
     "read() failed: Remote closed connection (destination service { process_limit } reached?)";
@@ -177,6 +183,9 @@ fn of_master(text: &str) -> Option<Event> {
     if let Some(text) = text.strip_prefix("Error: service(") {
         let (service, text) = text.split_once("): ")?;
         return Some(Event::Failure(service_or_other(service), failure(text)?));
+    }
+    if let Some(text) = text.strip_prefix("Error: ") {
+        return RELOAD_FAILED.iter().any(|begin| text.starts_with(begin)).then_some(Event::ReloadFailed);
     }
     // In syslog without its type.
     let text = text.strip_prefix("Info: ").unwrap_or(text);

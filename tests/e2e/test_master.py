@@ -318,6 +318,28 @@ class Master(Beside):
         dovecot.write_config(settings="")
         self.assert_equal(dovecot, exporter)
 
+    def test_reload_that_fails_late(self: Any) -> None:
+        """For reasons that doveconf does not look at; nobody but the log tells of it."""
+        dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
+        exporter = self.run_exporter(dovecot, "--dovecot.master-socket=")
+        certificate = {"2.3": "ssl_cert = </nonexistent", "2.4": "ssl_server_cert_file = /nonexistent"}
+        for settings, user in ((certificate[self.generation], {}), ("", {"user": "nonesuch"})):
+            with self.subTest(settings=settings, user=user):
+                dovecot.write_config(services={SERVICE: {"process_limit": 8, **user}}, settings=settings)
+                self.await_value(exporter, 8, CONFIGURED, service=SERVICE)
+                failures = dovecot.log_text().count("master: Error: ")
+                reloads = exporter.value("dovecot_master_reloads_total")
+                os.kill(dovecot.master_pid, signal.SIGHUP)
+                wait_until(lambda: dovecot.log_text().count("master: Error: ") > failures, PATIENCE, "Dovecot to give up")
+                self.await_value(exporter, reloads + 1, "dovecot_master_reloads_total")
+                # The limit is read again once the configuration changes, and is still another one then.
+                dovecot.write_config(services={SERVICE: {"process_limit": 9, **user}}, settings=settings)
+                self.await_value(exporter, 9, CONFIGURED, service=SERVICE)
+                self.assertEqual(exporter.value(PROCESS_LIMIT, service=SERVICE), 5)
+        dovecot.write_config(services={SERVICE: {"process_limit": 7}}, settings="")
+        dovecot.reload()
+        self.await_value(exporter, 7, PROCESS_LIMIT, service=SERVICE)
+
     def test_another_master(self: Any) -> None:
         dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
         exporter = self.run_exporter(dovecot)

@@ -100,6 +100,20 @@ fn every_header() {
 }
 
 #[test]
+fn a_reload_may_fail() {
+    for text in [
+        "Error reading configuration: Error in configuration file /etc/dovecot/dovecot.conf line 33: Invalid number many",
+        "Failed to read configuration: Failed to read config: open(/nonexistent) failed: No such file or directory",
+        "Config reload failed: service(imap-login) User doesn't exist: nonesuch (See service imap-login { user } setting)",
+    ] {
+        let line = |name: &str, kind: &str| format!("Nov 23 16:37:33 {name}: {kind}: {text}");
+        assert_eq!(parse(line("master", "Error").as_bytes()), Some(Event::ReloadFailed), "{text}");
+        assert_eq!(parse(line("master", "Warning").as_bytes()), None, "{text}");
+        assert_eq!(parse(line("imap-login", "Error").as_bytes()), None, "{text}");
+    }
+}
+
+#[test]
 fn docker_writes_json() {
     let text = "Nov 23 16:37:33 master: Warning: SIGHUP received - reloading configuration";
     for (line, expected) in [
