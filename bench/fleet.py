@@ -361,6 +361,8 @@ def trend(name: str, role: str, number: int, service: str, age: float) -> float:
             return most(role, number, service, age, HOUR)
         case "max1d":
             return most(role, number, service, age, DAY)
+        case "max1d_before":
+            return max(most(role, number, service, age + day * DAY, DAY) for day in range(6, 15))
         case "max1h_usual4h":
             return max(most(role, number, service, age + week * WEEK - 4 * HOUR, HOUR) for week in (1, 2))
         case "max1h_unusual":

@@ -28,6 +28,8 @@ SERVICES = {
     "auth": "#c7b42c", "anvil": "#9aa83a",
 }  # fmt: skip
 
+# The jobs that the rules take for the exporter's.
+JOBS = "(.*/)?dovecot(-capacity(-exporter)?)?"
 HOSTS = 'job=~"$job", instance=~"$instance"'
 SOME = HOSTS + ', service=~"$service"'
 WORST = HOSTS + ', instance=~"$worst"'
@@ -107,6 +109,11 @@ def or_zero(number: str, of: str, needs: str = "") -> str:
     """0 where there is nothing to count; nothing where no exporter answers or nobody records what it needs, for that is not well."""
     zero = f"0 * count(up{{{of}}} == 1)"
     return f"{number} or {zero}" + (f" and count({needs})" if needs else "")
+
+
+def seen(sources: str) -> str:
+    """Whether any of them can be read."""
+    return f'dovecot_exporter_source_up{{{HOSTS}, source=~"{sources}"}} == 1'
 
 
 def or_none(counter: str, label: str) -> str:
@@ -295,7 +302,7 @@ def variables() -> list[Json]:
     }  # fmt: skip
     return [
         datasource,
-        variable("job", "Job", "label_values(dovecot_exporter_build_info, job)"),
+        variable("job", "Job", "label_values(dovecot_exporter_build_info, job)", allValue=JOBS),
         variable("instance", "Instance", 'label_values(dovecot_exporter_build_info{job=~"$job"}, instance)'),
     ]
 
@@ -307,9 +314,9 @@ def annotation(name: str, color: str, expr: str, title: str, text: str) -> Json:
     }  # fmt: skip
 
 
-def annotations(of: str, by: str, whose: str) -> Json:
+def annotations(hosts: str, of: str, by: str, whose: str) -> Json:
     warned = f"sum by ({by}) (increase(dovecot_service_drop_warnings_total{{{TURNS_AWAY}, {of}}}[$__rate_interval])) > 0"
-    reloaded = f"sum by (instance) (increase(dovecot_master_reloads_total{{{HOSTS}}}[$__rate_interval])) > 0"
+    reloaded = f"sum by (instance) (increase(dovecot_master_reloads_total{{{hosts}}}[$__rate_interval])) > 0"
     return {
         "list": [
             annotation("Drop warnings", RED, warned, "Drop warnings", f"{whose}: clients are being dropped."),
@@ -348,14 +355,14 @@ def fleet() -> Json:
     away = turned_away(warned, thrown_out, HOSTS)
     top = f"topk(20, max by (instance, service) ({full}))"
     columns = [
-        ("Turned away", f"topk(50, max by (instance, service) (0 * {away} + 1))"),
+        ("Turned away", f"max by (instance, service) (0 * {away} + 1)"),
         ("Used", top),
         ("In use", f"max by (instance, service) ({clients}) and {top}"),
         ("Capacity", f"max by (instance, service) ({room}) and {top}"),
-        ("Drop warnings", f"topk(50, sum by (instance, service) ({warned}) > 0)"),
-        ("Thrown out", f"topk(50, sum by (instance, service) ({thrown_out}) > 0)"),
-        ("Users lost", f"topk(50, sum by (instance, service) ({lost(HOSTS)}) > 0)"),
-        ("Waiting", f"topk(50, sum by (instance, service) (dovecot_listener_queue_connections{{{HOSTS}}}) > 0)"),
+        ("Drop warnings", f"sum by (instance, service) ({warned}) > 0"),
+        ("Thrown out", f"sum by (instance, service) ({thrown_out}) > 0"),
+        ("Users lost", f"sum by (instance, service) ({lost(HOSTS)}) > 0"),
+        ("Waiting", f"sum by (instance, service) (dovecot_listener_queue_connections{{{HOSTS}}}) > 0 and ({top} or max by (instance, service) ({away}))"),
     ]
     to_host = (
         "/d/dovecot-capacity-host?${datasource:queryparam}&${job:queryparam}&var-instance=${__data.fields.Host}"
@@ -437,7 +444,7 @@ def fleet() -> Json:
         "dovecot-capacity-fleet", "Dovecot capacity: fleet",
         "Which hosts and services are closest to the limit at which Dovecot turns clients away, and which do so now. The recording "
         "rules of alerts/dovecot.rules.yml must be loaded in this Prometheus.",
-        templating={"list": [*variables(), own]}, annotations=annotations(WORST, "job", "One of the worst hosts"), panels=list(placed(panels)),
+        templating={"list": [*variables(), own]}, annotations=annotations(WORST, WORST, "job", "One of the worst hosts"), panels=list(placed(panels)),
         links=[link("Host", "/d/dovecot-capacity-host", "dashboard", keep=True), link("Runbook", RUNBOOK, "doc", blank=True)],
     )  # fmt: skip
 
@@ -468,12 +475,13 @@ def host() -> Json:
             (5, counts("Turning clients away", f"count({turned_away(drop_warnings(HOSTS), kills(HOSTS), HOSTS)})",
                        "Services that said so in the last five minutes: a drop warning, a client thrown out to make room for another, or "
                        "the master that has stopped listening. auth-worker, indexer-worker and "
-                       "stats, which turn away no client, do not count.", RED, "dovecotclientsturnedaway")),
+                       "stats, which turn away no client, do not count.", RED, "dovecotclientsturnedaway",
+                       needs=seen("log|journal|master"))),
             (5, stat("Fullest service", USED_IS, [target(fullest, "{{service}}", instant=True)], unit="percentunit", thresholds=known((0, GREEN), (0.8, ORANGE), (1, RED)),
                      shape={"textMode": "value_and_name"}, defaults={"decimals": 0}, anchor="dovecotserviceatlimit")),
             (5, counts("Users lost after login", f"sum({lost(HOSTS)} > 0)",
                        "In the last five minutes: the password was right, and imap (or another service behind the login) had no room.",
-                       RED, "dovecotloginslost", at=0.5)),
+                       RED, "dovecotloginslost", at=0.5, needs=seen("log|journal"))),
             (4, stat("Dovecot", "Whether a master process of the watched Dovecot runs. If not, nobody can log in.",
                      [target(f"min(dovecot_master_up{{{HOSTS}}})", "Dovecot", instant=True)], unit="none",
                      thresholds=known((0, RED), (1, GREEN)),
@@ -569,7 +577,8 @@ def host() -> Json:
             (8, lines("Tasks and their limit",
                       "Processes and threads of Dovecot's control group, and pids.max (TasksMax of the unit). At the limit Dovecot's forks fail.",
                       targets((f"max(dovecot_cgroup_tasks{{{HOSTS}}})", "tasks"), (f"max(dovecot_cgroup_tasks_limit{{{HOSTS}}})", "limit")),
-                      unit="none", overrides=[override("/^tasks$/", color=fixed(BLUE)), dashed("/^limit$/")])),
+                      unit="none", overrides=[override("/^tasks$/", color=fixed(BLUE)), dashed("/^limit$/")],
+                      defaults={"noValue": "The exporter does not see the control group"})),
         ]),
         (1, [(24, row("What does it cost?"))]),
         (8, [
@@ -581,7 +590,7 @@ def host() -> Json:
                       "the master.",
                       [target(f"sum by (service) ({per_minute(starts)}) and topk(5, sum by (service) (increase({starts}[$__range] @ end())))",
                               "{{service}}")],
-                      unit="short", overrides=OF_SERVICES)),
+                      unit="short", overrides=OF_SERVICES, defaults={"noValue": "The exporter may not ask the master"})),
             (8, lines("Failed processes per minute",
                       "fork_failed: no more tasks or memory; throttled: failed at its start; startup_timeout: did not report in time; "
                       "out_of_memory: reached vsz_limit.",
@@ -602,8 +611,9 @@ def host() -> Json:
                       "Bytes between the exporter's place in the log and the log's end: 0, or for a moment a line.",
                       [target(f"sum by (log) (dovecot_exporter_log_size_bytes{{{HOSTS}}} - dovecot_exporter_log_position_bytes{{{HOSTS}}})",
                               "{{log}}")],
-                      unit="bytes", custom={"axisSoftMax": 4096}, anchor="dovecotexporterlognotread", overrides=[override("/.*/", color=fixed(BLUE))])),
-            (8, lines("Reading /proc", "How long the exporter took for a page.",
+                      unit="bytes", custom={"axisSoftMax": 4096}, anchor="dovecotexporterlognotread", overrides=[override("/.*/", color=fixed(BLUE))],
+                      defaults={"noValue": "No log file is followed"})),
+            (8, lines("Reading /proc", "How long the exporter took to read /proc for a page.",
                       [target(f"max by (instance) (dovecot_exporter_scrape_duration_seconds{{{HOSTS}}})", "{{instance}}")],
                       unit="s", overrides=[override("/.*/", color=fixed(BLUE))])),
         ]),
@@ -617,7 +627,7 @@ def host() -> Json:
     return dashboard(
         "dovecot-capacity-host", "Dovecot capacity: host",
         "Clients, processes and limits of one host's Dovecot: how full it is, who is turned away, which limit is next.",
-        templating={"list": [*own, services, fullest_ones]}, annotations=annotations(SOME, "instance, service", "{{service}} on {{instance}}"), panels=list(placed(panels)),
+        templating={"list": [*own, services, fullest_ones]}, annotations=annotations(HOSTS, SOME, "instance, service", "{{service}} on {{instance}}"), panels=list(placed(panels)),
         links=[link("Fleet", "/d/dovecot-capacity-fleet", "dashboard", keep=True), link("Runbook", RUNBOOK, "doc", blank=True)],
     )  # fmt: skip
 

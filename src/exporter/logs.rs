@@ -169,12 +169,14 @@ impl Exporter {
         match found.event {
             Event::Reload => {
                 lock(&self.limits).before_reload = None;
-                lock(&self.scans).reload_line = Some(Instant::now());
+                let mut scans = lock(&self.scans);
+                scans.reload_line = Some(Instant::now());
+                scans.reload_failed = false;
                 self.reloading.notify_one();
             }
             Event::ReloadFailed => {
                 let mut limits = lock(&self.limits);
-                lock(&self.scans).reload_line = None;
+                lock(&self.scans).reload_failed = true;
                 if let Some(before) = limits.before_reload.take() {
                     limits.in_force = Some(before);
                 }

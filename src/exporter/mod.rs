@@ -90,6 +90,8 @@ struct Scans {
     generation: Option<Generation>,
     /// When the log last told that Dovecot reads its configuration again.
     reload_line: Option<Instant>,
+    /// Whether the log has then told that it could not.
+    reload_failed: bool,
     malformed: u64,
     failed: u64,
     trouble: Option<String>,
@@ -292,7 +294,7 @@ impl Exporter {
         let reload_is_seen = lock(&self.scans).generation.is_some();
         let mut limits = lock(&self.limits);
         // The log may have said meanwhile that Dovecot could not.
-        let loaded = loaded && (certain || lock(&self.scans).reload_line.is_some());
+        let loaded = loaded && (certain || !lock(&self.scans).reload_failed);
         let trouble = match &read {
             Ok(read) => read.unknown.clone(),
             Err(reason) => Some(reason.clone()),

@@ -195,12 +195,12 @@ pub fn keep_anvil(
     };
     let new = service.settings.client_limit;
     let Ok(census) = census else {
-        service.connections = None;
+        (service.settings.client_limit, service.connections) = (None, None);
         return;
     };
-    let Some((anvil, log)) = census.anvil.zip(census.generation) else { return };
-    // A master starts `log` before all else.
-    if anvil.0 >= log.0 {
+    let Some(anvil) = census.anvil else { return };
+    // A master starts `log` before all else. For a moment of a reload there is none.
+    if census.generation.is_some_and(|log| anvil.0 >= log.0) {
         *known = Some((anvil, new));
     }
     let started = known.filter(|(process, _)| *process == anvil).and_then(|(_, limit)| limit);

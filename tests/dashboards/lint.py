@@ -126,6 +126,10 @@ def template_datasource_rule(dashboard: Dashboard) -> Findings:
             yield f"the data source is labelled {variable.get('label')}"
 
 
+# As the rules name the jobs of the exporter.
+JOBS = "(.*/)?dovecot(-capacity(-exporter)?)?"
+
+
 def _template(dashboard: Dashboard, name: str) -> Findings:
     variable = next((one for one in dashboard["templating"]["list"] if one["name"] == name), None)
     if variable is None:
@@ -133,7 +137,9 @@ def _template(dashboard: Dashboard, name: str) -> Findings:
         return
     if not TEMPLATED.fullmatch((variable.get("datasource") or {}).get("uid", "")):
         yield f"{name} is not asked of the chosen data source"
-    for key, value in {"type": "query", "label": name.capitalize(), "multi": True, "allValue": ".+"}.items():
+    # The linter wants .+ of a job as well; then "up" of everything that Prometheus scrapes would count as an exporter.
+    every = {"job": JOBS, "instance": ".+"}[name]
+    for key, value in {"type": "query", "label": name.capitalize(), "multi": True, "allValue": every}.items():
         if variable.get(key) != value:
             yield f"{key} of {name} is {variable.get(key)}"
 

@@ -488,6 +488,12 @@ class Completeness(unittest.TestCase):
 
     def test_metrics(self) -> None:
         """What the rules ask for is there: in the catalogue, or recorded by them."""
+        # The dashboards know the exporter's jobs by the same names.
+        jobs = set(re.findall(r'job=~"([^"]+)"', "".join(rule["query"] for rule in self.rules)))
+        self.assertEqual(len(jobs), 1)
+        for path in (REPOSITORY / "dashboards").glob("*.json"):
+            every = [one.get("allValue") for one in json.loads(path.read_text())["templating"]["list"] if one["name"] == "job"]
+            self.assertEqual(every, list(jobs), path.name)
         catalogue = set(re.findall(r"^\| `(\w+)` \|", (REPOSITORY / "docs/METRICS.md").read_text(), re.M))
         recorded = {rule["name"] for rule in self.rules if rule["type"] == "recording"}
         name = re.compile(r"(?:\w+:)?dovecot_[a-z0-9_]+(?::\w+)?")

@@ -240,7 +240,7 @@ class Board:
 
     def __init__(self, prometheus: RecordedPrometheus, uid: str, moment: float, **chosen: str) -> None:
         self.prometheus, self.moment, self.dashboard = prometheus, moment, load(uid)
-        self.values = {"job": ".+", "instance": ".+", "service": ".+", **chosen}
+        self.values = {"job": lint.JOBS, "instance": ".+", "service": ".+", **chosen}
         for one in lint.variables(self.dashboard):
             if match := re.fullmatch(r"query_result\((.*)\)", one["query"]):
                 # All of those that it offers.

@@ -321,7 +321,11 @@ class Master(Beside):
     def test_reload_that_fails_late(self: Any) -> None:
         """For reasons that doveconf does not look at; nobody but the log tells of it."""
         dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
-        exporter = self.run_exporter(dovecot, "--dovecot.master-socket=")
+        # Tells when it has been run.
+        doveconf, runs = dovecot.lab / "doveconf-and-tell", dovecot.lab / "runs"
+        doveconf.write_text(f'#!/bin/sh\n{dovecot.doveconf} "$@"\ncode=$?\necho >> {runs}\nexit $code\n')
+        doveconf.chmod(0o755)
+        exporter = self.run_exporter(dovecot, "--dovecot.master-socket=", f"--dovecot.doveconf={doveconf}")
         certificate = {"2.3": "ssl_cert = </nonexistent", "2.4": "ssl_server_cert_file = /nonexistent"}
         for settings, user in ((certificate[self.generation], {}), ("", {"user": "nonesuch"})):
             with self.subTest(settings=settings, user=user):
@@ -336,9 +340,20 @@ class Master(Beside):
                 dovecot.write_config(services={SERVICE: {"process_limit": 9, **user}}, settings=settings)
                 self.await_value(exporter, 9, CONFIGURED, service=SERVICE)
                 self.assertEqual(exporter.value(PROCESS_LIMIT, service=SERVICE), 5)
+        # One that goes well and one that fails, and nobody looks between them.
         dovecot.write_config(services={SERVICE: {"process_limit": 7}}, settings="")
+        self.await_value(exporter, 7, CONFIGURED, service=SERVICE)
+        before = runs.stat().st_size
         dovecot.reload()
-        self.await_value(exporter, 7, PROCESS_LIMIT, service=SERVICE)
+        wait_until(lambda: runs.stat().st_size >= before + 2, PATIENCE, "what is on disk to be read")
+        failures = dovecot.log_text().count("master: Error: ")
+        dovecot.write_config(services={SERVICE: {"process_limit": 9, "user": "nonesuch"}})
+        os.kill(dovecot.master_pid, signal.SIGHUP)
+        wait_until(lambda: dovecot.log_text().count("master: Error: ") > failures, PATIENCE, "Dovecot to give up")
+        self.await_value(exporter, 9, CONFIGURED, service=SERVICE)
+        dovecot.write_config(services={SERVICE: {"process_limit": 8}})
+        self.await_value(exporter, 8, CONFIGURED, service=SERVICE)
+        self.assertEqual(exporter.value(PROCESS_LIMIT, service=SERVICE), 7)
 
     def test_another_master(self: Any) -> None:
         dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
