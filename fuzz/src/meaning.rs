@@ -25,7 +25,7 @@ pub struct Meaning {
 }
 
 /// Every event and every form before it.
-pub const FORMS: [&str; 24] = [
+pub const FORMS: [&str; 25] = [
     "process_limit",
     "client_limit",
     "client_limit/service_count",

@@ -195,7 +195,8 @@ pub fn keep_anvil(
     };
     let new = service.settings.client_limit;
     let Ok(census) = census else {
-        (service.settings.client_limit, service.connections) = (None, None);
+        // Which process it is cannot be seen; of limits, what is on disk is the best guess then, as for all services.
+        service.connections = None;
         return;
     };
     let Some(anvil) = census.anvil else { return };
