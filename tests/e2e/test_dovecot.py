@@ -438,7 +438,7 @@ class Processes(Beside):
         self.assertEqual(page["dovecot_exporter_source_up", frozenset({("source", "procfs")})], 0)
         self.assertNotIn(("dovecot_master_up", frozenset()), page)
         self.assertEqual(by_service(page, PROCESSES), {})
-        [line] = [line for line in blind.stderr if "source=procfs" in line]
+        [line] = wait_until(lambda: [line for line in blind.stderr if "source=procfs" in line], PATIENCE, "the reason")
         for word in (str(one.master_pid), str(other.master_pid), "--dovecot.config", "instance_name"):
             self.assertIn(word, line)
 

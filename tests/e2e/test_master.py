@@ -153,7 +153,11 @@ class Master(Beside):
     """All that the socket tells is shown, as doveadm shows it."""
 
     def assert_equal(
-        self: Any, dovecot: Dovecot, exporter: Exporter, before: Mapping[str, float] | None = None
+        self: Any,
+        dovecot: Dovecot,
+        exporter: Exporter,
+        before: Mapping[str, float] | None = None,
+        anvil_is_known: bool = True,
     ) -> Values:
         """Compares when doveadm says the same before and after a scrape; `before` was started before a reload."""
 
@@ -171,6 +175,9 @@ class Master(Beside):
         quiet = {name for name in quiet if not name.endswith("-login") and name not in ("auth", "anvil")}
         for name, values in expected.items():
             shown = by_service(page, name)
+            if name in (CLIENT_LIMIT, CONNECTIONS) and not anvil_is_known:
+                self.assertNotIn("anvil", shown)
+                values = {service: value for service, value in values.items() if service != "anvil"}
             if name not in (PROCESS_LIMIT, CLIENT_LIMIT):
                 values = {service: value for service, value in values.items() if service in shown or service not in quiet}
             self.assertEqual(shown, values, name)
@@ -393,7 +400,8 @@ class Master(Beside):
         dovecot.reload()
         exporter.start()
         before["anvil"] -= 1
-        self.assert_equal(dovecot, exporter, before)
+        # anvil is older than what the exporter has seen, so with which client_limit it started nobody tells.
+        self.assert_equal(dovecot, exporter, before, anvil_is_known=False)
 
     def test_nobody_does_without(self: Any) -> None:
         dovecot = self.run_dovecot(services={SERVICE: {"process_limit": 5}})
