@@ -594,7 +594,7 @@ class OfDovecot:
             with self.subTest(query):
                 prometheus.query(query)
                 if not re.search(r"\[30d|1w|^up", query):
-                    show = lambda: [labels for labels, _ in prometheus.query(query) if labels["service"] == LOGIN]
+                    show = lambda: [labels for labels, _ in prometheus.query(query) if labels.get("service", LOGIN) == LOGIN]
                     wait_until(show, PATIENCE, query)
         self.assertEqual([value for _, value in prometheus.query('up{job=~"(.*/)?dovecot(-capacity(-exporter)?)?"}')], [1])
         self.assertIn('up{job=~"(.*/)?dovecot(-capacity(-exporter)?)?"}', QUERIES)
