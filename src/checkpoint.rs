@@ -87,22 +87,26 @@ impl Checkpoint {
         serde_json::to_vec(self).expect("every key is a text")
     }
 
+    /// Reads `path`, if it is there, and leaves it alone. The error says what is wrong with it.
+    pub fn look(path: &Path) -> Result<Option<Self>, String> {
+        match read(path) {
+            Ok(json) => Self::from_json(&json)
+                .map(Some)
+                .map_err(|error| format!("is no state of this exporter ({error})")),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("cannot be read ({error})")),
+        }
+    }
+
     /// Reads `path`, if it is there. A file that is no state is set aside; the error is a sentence that says so, and
     /// where it is now.
     pub fn load(path: &Path) -> Result<Option<Self>, String> {
-        let wrong = match read(path) {
-            Ok(json) => match Self::from_json(&json) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(error) => format!("is no state of this exporter ({error})"),
-            },
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == ErrorKind::IsADirectory => {
-                return Err(format!(
-                    "{} cannot be read ({error}): give --state.file the name of a file",
-                    path.display()
-                ));
+        let wrong = match Self::look(path) {
+            Ok(checkpoint) => return Ok(checkpoint),
+            Err(wrong) if fs::metadata(path).is_ok_and(|found| !found.is_file()) => {
+                return Err(format!("{} {wrong}: give --state.file the name of a file", path.display()));
             }
-            Err(error) => format!("cannot be read ({error})"),
+            Err(wrong) => wrong,
         };
         let aside = with_suffix(path, ".unusable");
         let moved = match fs::rename(path, &aside) {

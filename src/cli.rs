@@ -5,7 +5,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::{
-    Parser, ValueEnum,
+    Args, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
 };
 
@@ -15,6 +15,9 @@ use crate::service::Service;
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, long_about = None, max_term_width = 100)]
 pub struct Config {
+    /// What to do instead of exporting.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Address to listen on; repeatable. `:9166` is every address, `127.0.0.1:0` any free port.
     #[arg(long = "web.listen-address", value_name = "ADDR", default_value = ":9166", help_heading = "Web")]
     pub listen_addresses: Vec<ListenAddress>,
@@ -26,6 +29,7 @@ pub struct Config {
         long = "dovecot.config",
         value_name = "FILE",
         default_value = "/etc/dovecot/dovecot.conf",
+        global = true,
         help_heading = "Dovecot"
     )]
     pub dovecot_config: PathBuf,
@@ -35,13 +39,13 @@ pub struct Config {
         value_name = "FILE",
         default_value = "doveconf",
         value_parser = OsStringValueParser::new().map(PathBuf::from),
-        help_heading = "Dovecot"
+        global = true, help_heading = "Dovecot"
     )]
     pub doveconf: PathBuf,
     /// Log to follow: a file, a pattern such as '/var/log/containers/dovecot-*.log', or - for standard input;
     /// repeatable. [default: Dovecot's log_path, else /var/log/mail.log, /var/log/maillog or /var/log/dovecot.log,
     /// else the journal]
-    #[arg(long = "dovecot.log-file", value_name = "FILE|GLOB|-", help_heading = "Dovecot")]
+    #[arg(long = "dovecot.log-file", value_name = "FILE|GLOB|-", global = true, help_heading = "Dovecot")]
     pub log_files: Vec<PathBuf>,
     /// Follow the systemd journal: entries of root under this identifier, which is Dovecot's instance_name.
     #[arg(
@@ -51,25 +55,31 @@ pub struct Config {
         require_equals = true,
         default_missing_value = "dovecot",
         value_parser = identifier,
-        help_heading = "Dovecot"
+        global = true, help_heading = "Dovecot"
     )]
     pub log_journal: Option<String>,
     /// Take warnings from what the master remembers, where there is no log to read: Dovecot 2.4, through the master's
     /// socket. Tells nothing of logins lost, of clients turned out and of users with too many connections.
-    #[arg(long = "dovecot.log-master", help_heading = "Dovecot")]
+    #[arg(long = "dovecot.log-master", global = true, help_heading = "Dovecot")]
     pub log_master: bool,
     /// The master's status socket, which root may open; empty: never ask the master. [default: master in Dovecot's
     /// base_dir]
-    #[arg(long = "dovecot.master-socket", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from), help_heading = "Dovecot")]
+    #[arg(long = "dovecot.master-socket", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from), global = true, help_heading = "Dovecot")]
     pub master_socket: Option<PathBuf>,
     /// A service's process_limit, if nothing else tells it truly; repeatable.
-    #[arg(long = "dovecot.process-limit", value_name = "SERVICE=N", value_parser = process_limit, help_heading = "Dovecot")]
+    #[arg(long = "dovecot.process-limit", value_name = "SERVICE=N", value_parser = process_limit, global = true, help_heading = "Dovecot")]
     pub process_limits: Vec<(Service, u32)>,
     /// Where the proc file system is mounted in which Dovecot's processes can be seen.
-    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc", help_heading = "Dovecot")]
+    #[arg(
+        long = "path.procfs",
+        value_name = "DIR",
+        default_value = "/proc",
+        global = true,
+        help_heading = "Dovecot"
+    )]
     pub procfs: PathBuf,
     /// Where counters and places in the logs are kept, so that a restart counts what was logged meanwhile.
-    #[arg(long = "state.file", value_name = "FILE", help_heading = "State")]
+    #[arg(long = "state.file", value_name = "FILE", global = true, help_heading = "State")]
     pub state_file: Option<PathBuf>,
     /// Least important messages to log.
     #[arg(
@@ -91,9 +101,60 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// What the program does when it is not to run as an exporter.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Shows each service beside its limits, and first what is wrong.
+    Status(Status),
+}
+
+/// How to show it.
+#[derive(Args, Clone, Debug)]
+pub struct Status {
+    /// Only this service.
+    #[arg(value_name = "SERVICE", value_parser = service)]
+    pub service: Option<Service>,
+    /// Ask a running exporter instead of this host, for instance http://mail.example.org:9166.
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// Print JSON, in one line.
+    #[arg(long)]
+    pub json: bool,
+    /// Look again every so many seconds, until interrupted.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=86400)
+    )]
+    pub watch: Option<u64>,
+    /// Also the users and the addresses with most connections, so many of each.
+    #[arg(long, value_name = "N", conflicts_with = "from", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub top: Option<u32>,
+    /// Print one line and exit as plugins of Nagios, Icinga and Checkmk do: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+    #[arg(long, conflicts_with_all = ["json", "watch", "top"])]
+    pub check: bool,
+    /// With --check: WARNING from this part of a service's capacity on.
+    #[arg(long, value_name = "PERCENT", requires = "check", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub warning: u8,
+    /// With --check: CRITICAL from this part of a service's capacity on.
+    #[arg(long, value_name = "PERCENT", requires = "check", default_value = "100", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub critical: u8,
+}
+
 impl Config {
     /// Flags that do not go together; the error is a sentence.
     pub fn check(&self) -> Result<(), &'static str> {
+        if let Some(Command::Status(status)) = &self.command {
+            if status.warning > status.critical {
+                return Err("--warning is above --critical: give it no more than that");
+            }
+            if self.log_files.iter().any(|file| file.as_os_str() == "-") {
+                return Err("a look reads no standard input: give --dovecot.log-file a file");
+            }
+        }
         if !self.log_master {
             return Ok(());
         }
@@ -163,6 +224,10 @@ fn process_limit(text: &str) -> Result<(Service, u32), &'static str> {
         Some((Service::parse(service)?, number.parse().ok().filter(|number| *number > 0)?))
     };
     text.split_once('=').and_then(parse).ok_or("write SERVICE=N with N above 0, for example imap-login=500")
+}
+
+fn service(text: &str) -> Result<Service, &'static str> {
+    Service::parse(text).ok_or("write the name of a service, for example imap-login")
 }
 
 fn identifier(text: &str) -> Result<String, &'static str> {

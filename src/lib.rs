@@ -7,7 +7,7 @@
 //! its socket ───▶ master ────Status─┤ asked at the scrape
 //!                                   ▼
 //! log ─▶ log ─Event─▶ tally ─▶ Exporter ─Reading─▶ web ─▶ Prometheus, and people
-//!        counted as it happens
+//!        counted as it happens               └Page▶ report ─▶ a terminal, and monitoring plugins
 //! ```
 //!
 //! Data flows one way. What is *measured* is read when `/metrics` is asked for; what is *counted* rises as it
@@ -38,5 +38,7 @@ pub mod tally;
 pub mod checkpoint;
 
 pub mod exporter;
+
+pub mod report;
 
 pub mod web;

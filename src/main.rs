@@ -4,14 +4,17 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
-    thread,
     time::Duration,
 };
 
 use clap::Parser;
 use dovecot_capacity_exporter::{
-    cli::{Config, LogFormat, LogLevel},
-    exporter::Exporter,
+    cli::{Command, Config, LogFormat, LogLevel},
+    exporter::{
+        Exporter,
+        threads::{END_TIME, follow_log, keep_limits, runtime},
+    },
+    report,
     web::{
         routes,
         serve::{self, MAX_CONNECTIONS},
@@ -19,10 +22,9 @@ use dovecot_capacity_exporter::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    runtime::{Builder, Runtime},
     select,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use tracing::{Level, error, info};
@@ -46,6 +48,9 @@ fn main() -> ExitCode {
     };
     if let Err(reason) = config.check() {
         return refuse(reason);
+    }
+    if let Some(Command::Status(options)) = config.command.clone() {
+        return report::run::status(config, &options);
     }
     start_log(config.log_level, config.log_format);
     raise_descriptors();
@@ -107,8 +112,8 @@ fn run(config: Config) -> Result<(), String> {
                 format!("cannot listen on {address} ({error}): give --web.listen-address an address and a port that are free")
             })?);
         }
-        let limits = keep_limits(&exporter).await?;
-        let log = follow_log(&exporter).await?;
+        let limits = keep_limits(&exporter, FIRST_TIME).await?;
+        let log = follow_log(&exporter, FIRST_TIME).await?;
         let sampling = tokio::spawn(exporter.clone().keep_sampling());
         let router = routes::router(exporter.clone(), &telemetry_path);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -126,79 +131,12 @@ fn run(config: Config) -> Result<(), String> {
         // Answers under way get to their end; whoever is slower than this is cut off.
         let _ = timeout(SHUTDOWN_TIME, stop.closed()).await;
         exporter.end();
-        let _ = timeout(SHUTDOWN_TIME / 2, log).await;
+        let _ = timeout(END_TIME, log).await;
         limits.end().await;
         Ok(())
     });
     runtime.shutdown_background();
     done
-}
-
-/// One thread for everything that waits, and one for the reading of `/proc`: there is never more than one reading.
-fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().max_blocking_threads(1).build()
-}
-
-/// The thread that keeps the limits known.
-struct LimitsThread {
-    stop: oneshot::Sender<()>,
-    stopped: oneshot::Receiver<()>,
-}
-
-impl LimitsThread {
-    /// Ends it, so that no `doveconf` outlives this process; unless it hangs in a file system, which nothing ends.
-    async fn end(self) {
-        drop(self.stop);
-        let _ = timeout(SHUTDOWN_TIME / 2, self.stopped).await;
-    }
-}
-
-/// Starts that thread, with an event loop of its own: a file system that hangs must not stop the answers. Returns
-/// when the limits were first read, or when that takes too long.
-async fn keep_limits(exporter: &Arc<Exporter>) -> Result<LimitsThread, String> {
-    let failed = |error| format!("the system lets no thread start: {error}");
-    let (known, first) = oneshot::channel();
-    let (stop, stopping) = oneshot::channel::<()>();
-    let (done, stopped) = oneshot::channel::<()>();
-    let runtime = runtime().map_err(failed)?;
-    let exporter = exporter.clone();
-    let first_known = || {
-        // Nobody may be waiting any more.
-        let _ = known.send(());
-    };
-    let keep = move || {
-        runtime.block_on(async {
-            select! {
-                () = exporter.keep_limits(first_known) => {}
-                _ = stopping => {}
-            }
-        });
-        drop(done);
-    };
-    thread::Builder::new().name("limits".into()).spawn(keep).map_err(failed)?;
-    let _ = timeout(FIRST_TIME, first).await;
-    Ok(LimitsThread { stop, stopped })
-}
-
-/// Starts the thread that follows the log. Returns when that has read what was written while no exporter ran and
-/// knows where the log ends, so that no line is missed that is written after we said that we listen; or when that
-/// takes too long. What it returns tells when the thread has ended.
-async fn follow_log(exporter: &Arc<Exporter>) -> Result<oneshot::Receiver<()>, String> {
-    let exporter = exporter.clone();
-    let (known, first) = oneshot::channel();
-    let (done, ended) = oneshot::channel::<()>();
-    let ready = || {
-        // Nobody may be waiting any more.
-        let _ = known.send(());
-    };
-    let follow = move || {
-        exporter.follow(ready);
-        drop(done);
-    };
-    let spawned = thread::Builder::new().name("log".into()).spawn(follow);
-    spawned.map_err(|error| format!("the system lets no thread start: {error}"))?;
-    let _ = timeout(FIRST_TIME, first).await;
-    Ok(ended)
 }
 
 /// What the process is told from outside. Handlers are needed even to be stopped: as process 1 of a container the

@@ -10,7 +10,7 @@ use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     os::unix::{fs::MetadataExt, net::UnixStream},
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::net::{
@@ -141,6 +141,12 @@ pub fn line_of_log(entry: &str) -> Option<String> {
         _ => "Panic",
     };
     Some(format!("master: {kind}: {}", unescape(text)))
+}
+
+/// When an entry of [`errors`] was made.
+pub fn time_of(entry: &str) -> Option<SystemTime> {
+    let (seconds, micros) = entry.split('\t').nth(1)?.split_once('.')?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(number(seconds)?, 1000 * number::<u32>(micros)?))
 }
 
 /// Undoes what lib/strescape.c does to what would end a field or a line.

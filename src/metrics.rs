@@ -1,6 +1,7 @@
 //! The catalogue: every metric's name, kind, labels and meaning, and how a page of them is written.
 
 pub mod catalogue;
+pub mod parse;
 
 use std::fmt::{self, Write};
 
@@ -53,10 +54,10 @@ impl Metric {
 }
 
 /// The samples of one page, in the order in which they were added.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page(Vec<Sample>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Sample {
     metric: &'static Metric,
     labels: Vec<String>,
@@ -80,6 +81,12 @@ impl Page {
         if let Some(value) = value {
             self.add(metric, labels, value);
         }
+    }
+
+    /// The samples of `metric`: values of its labels, and what they are at.
+    pub fn of(&self, metric: &'static Metric) -> impl Iterator<Item = (&[String], f64)> {
+        let samples = self.0.iter().filter(move |sample| std::ptr::eq(sample.metric, metric));
+        samples.map(|sample| (&sample.labels[..], sample.value))
     }
 
     /// The page as OpenMetrics 1.0 has it.

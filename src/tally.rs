@@ -104,8 +104,8 @@ impl Tally {
         self.services.get(service)
     }
 
-    /// Counts `event`, which was read at `time` and came so many `times`.
-    pub fn count(&mut self, event: &Event, times: u32, time: SystemTime) {
+    /// Counts `event`, which was read at `time`, if that is known, and came so many `times`.
+    pub fn count(&mut self, event: &Event, times: u32, time: Option<SystemTime>) {
         let times = u64::from(times);
         match event {
             Event::DropWarning(warning) => self.count_warning(warning, times, time),
@@ -122,6 +122,20 @@ impl Tally {
                 *self.tally(service).failures.entry(*failure).or_default() += times;
             }
         }
+    }
+
+    /// When the newest drop warning of the service was read that `event` is another one of.
+    pub fn newest_like(&self, event: &Event) -> Option<SystemTime> {
+        let Event::DropWarning(warning) = event else { return None };
+        self.services.get(&warning.service)?.last_drop_warning
+    }
+
+    /// Forgets the limits of warnings that are older than the configuration in force, which is of `since`.
+    pub fn forget_warned(&mut self, since: SystemTime) {
+        let services = &self.services;
+        self.warned.retain(|service, _| {
+            services.get(service).and_then(|tally| tally.last_drop_warning) >= Some(since)
+        });
     }
 
     /// Takes what the master has counted; returns whether that is more than before.
@@ -165,10 +179,10 @@ impl Tally {
         tally
     }
 
-    fn count_warning(&mut self, warning: &DropWarning, times: u64, time: SystemTime) {
+    fn count_warning(&mut self, warning: &DropWarning, times: u64, time: Option<SystemTime>) {
         let tally = self.tally(&warning.service);
         *tally.drop_warnings.entry(warning.limit).or_default() += times;
-        tally.last_drop_warning = Some(time);
+        tally.last_drop_warning = time.or(tally.last_drop_warning);
         if !self.services.contains_key(&warning.service) || warning.service == Service::other() {
             // "other" may stand for several services.
             return;
@@ -226,11 +240,11 @@ mod tests {
         let mut tally = Tally::default();
         let service = Service::parse("imap-login").expect("a name");
         let warned = |process_limit, client_limit| Some(Warned { process_limit, client_limit });
-        tally.count(&warning("imap-login", LimitKind::Process, 5), 1, SystemTime::now());
+        tally.count(&warning("imap-login", LimitKind::Process, 5), 1, Some(SystemTime::now()));
         assert_eq!(tally.warned.get(&service).copied(), warned(Some(5), None));
-        tally.count(&Event::Reload, 1, SystemTime::now());
+        tally.count(&Event::Reload, 1, Some(SystemTime::now()));
         assert_eq!(tally.warned.get(&service).copied(), None);
-        tally.count(&warning("imap-login", LimitKind::Client, 10), 1, SystemTime::now());
+        tally.count(&warning("imap-login", LimitKind::Client, 10), 1, Some(SystemTime::now()));
         assert_eq!(tally.warned.get(&service).copied(), warned(Some(1), Some(10)));
         assert_eq!((total(&tally, &service), tally.reloads), (2, 1));
     }
@@ -241,7 +255,7 @@ mod tests {
         let service = Service::parse("imap-login").expect("a name");
         let limit = LimitKind::Client;
         let event = DropWarning { service: service.clone(), limit, number: Some(10), reuse_port: true };
-        tally.count(&Event::DropWarning(event), 1, SystemTime::now());
+        tally.count(&Event::DropWarning(event), 1, Some(SystemTime::now()));
         assert_eq!(tally.warned[&service], Warned { process_limit: None, client_limit: Some(10) });
     }
 
@@ -249,7 +263,7 @@ mod tests {
     fn services_beyond_the_bound_count_as_other() {
         let mut tally = Tally::default();
         for number in 0..1000 {
-            tally.count(&warning(&format!("s{number}"), LimitKind::Process, 5), 1, SystemTime::now());
+            tally.count(&warning(&format!("s{number}"), LimitKind::Process, 5), 1, Some(SystemTime::now()));
         }
         assert_eq!(tally.services().count(), MAX_SERVICES + 1);
         assert_eq!(total(&tally, &Service::other()), 1000 - MAX_SERVICES as u64);
@@ -305,10 +319,10 @@ mod tests {
     fn each_event_has_its_total() {
         let mut tally = Tally::default();
         let service = Service::parse("imap-login").expect("a name");
-        tally.count(&Event::QueueFullKill(service.clone()), 3, SystemTime::now());
-        tally.count(&Event::HandoverFailure(service.clone()), 1, SystemTime::now());
-        tally.count(&Event::Failure(service.clone(), Failure::Throttled), 2, SystemTime::now());
-        tally.count(&Event::UserConnectionLimit, 4, SystemTime::now());
+        tally.count(&Event::QueueFullKill(service.clone()), 3, Some(SystemTime::now()));
+        tally.count(&Event::HandoverFailure(service.clone()), 1, Some(SystemTime::now()));
+        tally.count(&Event::Failure(service.clone(), Failure::Throttled), 2, Some(SystemTime::now()));
+        tally.count(&Event::UserConnectionLimit, 4, Some(SystemTime::now()));
         let found = tally.of(&service).expect("it is known").clone();
         assert_eq!((found.queue_full_kills, found.handover_failures), (3, 1));
         assert_eq!((found.failures[&Failure::Throttled], tally.user_connection_limit_rejections), (2, 4));

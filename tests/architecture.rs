@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Modules by level, words first. `main.rs` wires them and may name all.
-const LEVELS: [&[&str]; 8] = [
+const LEVELS: [&[&str]; 9] = [
     &["service"],
     &["cli"],
     // Below the log, which takes from it what the master remembers.
@@ -14,16 +14,18 @@ const LEVELS: [&[&str]; 8] = [
     &["metrics", "tally"],
     &["checkpoint"],
     &["exporter"],
+    &["report"],
     &["web"],
 ];
 
 /// Foreign crates, and the files that alone may name them.
-const PLACES: [(&str, &[&str]); 12] = [
+const PLACES: [(&str, &[&str]); 14] = [
     ("axum", &["web/routes.rs", "web/serve.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
     ("glob", &["limits/config/include.rs", "log/files.rs"]),
     ("hyper", &["web/serve.rs"]),
     ("hyper_util", &["web/serve.rs"]),
+    ("jiff", &["log/stamp.rs", "report/json.rs", "report/words.rs"]),
     ("linemux", &["log/hint.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
     (
@@ -53,10 +55,12 @@ const PLACES: [(&str, &[&str]); 12] = [
             "processes/sampler.rs",
             "processes/scan.rs",
             "processes/walk.rs",
+            "report/run.rs",
         ],
     ),
-    ("serde_json", &["checkpoint.rs", "log/header.rs"]),
+    ("serde_json", &["checkpoint.rs", "log/header.rs", "report/json.rs"]),
     ("tower_http", &["web/routes.rs"]),
+    ("ureq", &["report/source.rs"]),
 ];
 
 fn sources() -> BTreeMap<String, String> {

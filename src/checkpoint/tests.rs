@@ -9,7 +9,7 @@ fn checkpoint() -> Checkpoint {
     let mut tally = Tally::default();
     let service = Service::parse("imap-login").expect("a name");
     let warning = DropWarning { service, limit: LimitKind::Process, number: Some(5), reuse_port: false };
-    tally.count(&Event::DropWarning(warning), 3, SystemTime::now());
+    tally.count(&Event::DropWarning(warning), 3, Some(SystemTime::now()));
     let counts = LogCounts { lines: 7, ..LogCounts::default() };
     Checkpoint::new(tally, BTreeMap::from([("/var/log/mail.log".to_owned(), counts)]), Kept::default())
 }

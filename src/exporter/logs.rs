@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::{Duration, Instant, SystemTime},
 };
@@ -38,11 +38,13 @@ struct State {
 
 impl Exporter {
     /// Follows the log until the program ends; another one when the configuration turns out to name another. Calls
-    /// `ready` when all is read that an earlier run has not: what is written from then on counts as it comes.
+    /// `ready` when all is read that an earlier run has not: what is written from then on counts as it comes. For a
+    /// look without a state, that is all there is.
     pub fn follow(&self, ready: impl FnOnce()) {
-        let mut since = SystemTime::now();
         let mut ready = Some(ready);
         let mut state = self.restore();
+        let all = self.is_look && self.config.state_file.is_none();
+        let mut since = if all { SystemTime::UNIX_EPOCH } else { SystemTime::now() };
         while !self.ending.load(Ordering::Acquire) {
             let followed = self.followed();
             let (sources, because) = self.sources();
@@ -81,7 +83,7 @@ impl Exporter {
         loop {
             reader.pass(&mut |found| self.take(found));
             self.publish(reader.states());
-            if ready.is_some() && reader.is_caught_up() {
+            if ready.is_some() && if self.is_look { reader.is_at_end() } else { reader.is_caught_up() } {
                 self.caught_up.store(true, Ordering::Release);
                 ready.take().into_iter().for_each(|ready| ready());
             }
@@ -128,7 +130,8 @@ impl Exporter {
     fn restore(&self) -> State {
         let mut state = State { counts: BTreeMap::new(), kept: Kept::default(), saver: None, saved: None };
         let Some(path) = &self.config.state_file else { return state };
-        match Checkpoint::load(path) {
+        let loaded = if self.is_look { look_at_state(path) } else { Checkpoint::load(path) };
+        match loaded {
             Ok(Some(checkpoint)) => {
                 let mut tally = lock(&self.tally);
                 let known = std::mem::replace(&mut *tally, checkpoint.tally);
@@ -138,7 +141,13 @@ impl Exporter {
                 (state.counts, state.kept) = (checkpoint.logs, checkpoint.kept);
             }
             Ok(None) => info!(file = %path.display(), "no state yet: counting starts at 0"),
-            Err(reason) => warn!(reason, "state file"),
+            Err(reason) => {
+                warn!(reason, "state file");
+                *lock(&self.state_trouble) = self.is_look.then_some(reason);
+            }
+        }
+        if self.is_look {
+            return state;
         }
         match Saver::new(path.clone()) {
             Ok(saver) => state.saver = Some(saver),
@@ -161,7 +170,13 @@ impl Exporter {
             return false;
         }
         drop(limits);
-        lock(&self.tally).count(&found.event, found.times, SystemTime::now());
+        let now = SystemTime::now();
+        let mut tally = lock(&self.tally);
+        // A look reads what was logged long ago.
+        let time =
+            if self.is_look { found.stamp.time(now).max(tally.newest_like(&found.event)) } else { Some(now) };
+        tally.count(&found.event, found.times, time);
+        drop(tally);
         if matches!(found.event, Event::Reload | Event::Start) {
             // Its limits are those of before.
             *lock(&self.status) = None;
@@ -260,4 +275,13 @@ impl Exporter {
 
 fn counts<'a>(states: impl Iterator<Item = &'a LogState>) -> BTreeMap<String, LogCounts> {
     states.map(|state| (state.log.to_string(), state.counts)).collect()
+}
+
+/// Reads the state that an exporter keeps.
+fn look_at_state(path: &Path) -> Result<Option<Checkpoint>, String> {
+    let found = Checkpoint::look(path).and_then(|found| {
+        let absent = || "is not there: give --state.file the file of a running exporter".to_owned();
+        found.map(Some).ok_or_else(absent)
+    });
+    found.map_err(|wrong| format!("{} {wrong}", path.display()))
 }

@@ -4,6 +4,7 @@ pub mod logs;
 pub mod next;
 pub mod reading;
 pub mod sampling;
+pub mod threads;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{select, sync::Notify, task::spawn_blocking, time::sleep};
@@ -49,6 +50,8 @@ const BASE_DIR: &str = "/run/dovecot";
 #[derive(Debug)]
 pub struct Exporter {
     config: Config,
+    /// It is there for a look: reads logs from their start, and writes no state.
+    is_look: bool,
     flags: BTreeMap<Service, u32>,
     tally: Mutex<Tally>,
     logs: Mutex<Vec<LogState>>,
@@ -109,9 +112,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Exporter {
     /// One that knows nothing yet.
     pub fn new(config: Config) -> io::Result<Self> {
+        let is_look = config.command.is_some();
         Ok(Self {
+            is_look,
             flags: config.process_limits.iter().cloned().collect(),
-            caught_up: AtomicBool::new(config.state_file.is_none()),
+            caught_up: AtomicBool::new(config.state_file.is_none() && !is_look),
             config,
             tally: Mutex::default(),
             logs: Mutex::default(),
@@ -171,6 +176,11 @@ impl Exporter {
         let census = census.map_err(|blind| blind.to_string());
         let (malformed, failed) = self.note_scan(&census);
         let mut tally = lock(&self.tally);
+        if let Ok(census) = census.as_ref()
+            && self.is_look
+        {
+            tally.forget_warned(SystemTime::now() - census.generation_age);
+        }
         if let Some(Ok(status)) = &status
             && self.caught_up.load(Ordering::Acquire)
             && tally.count_starts(status)

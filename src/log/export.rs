@@ -15,6 +15,8 @@ const MAX_NAME: usize = 1024;
 pub struct Entry {
     /// `__CURSOR`.
     pub cursor: String,
+    /// `__REALTIME_TIMESTAMP`: microseconds since 1970.
+    pub time: Option<u64>,
     /// `MESSAGE`; nothing if there is none, or if it is longer than [`MAX_LINE`].
     pub message: Option<Vec<u8>>,
 }
@@ -113,6 +115,9 @@ impl Export {
             // No command takes one with a NUL in it.
             b"__CURSOR" if self.value.len() <= MAX_NAME && !self.value.contains(&0) => {
                 self.entry.cursor = String::from_utf8_lossy(&self.value).into_owned();
+            }
+            b"__REALTIME_TIMESTAMP" => {
+                self.entry.time = std::str::from_utf8(&self.value).ok().and_then(|time| time.parse().ok());
             }
             _ => {}
         }

@@ -9,7 +9,7 @@ use std::{
     fs::{File, metadata},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -68,8 +68,8 @@ impl Follower {
         // What is there now stays uncounted, even if it may not be opened yet.
         if let Ok(found) = metadata(&path) {
             let identity = Identity::of(&found);
-            let old = found.is_file() && identity.birth.is_none_or(|birth| birth <= since);
-            if old && !known.has(&identity) {
+            let old = since > UNIX_EPOCH && identity.birth.is_none_or(|birth| birth <= since);
+            if old && found.is_file() && !known.has(&identity) {
                 known.leave(Place::unread(identity, found.len()));
             }
         }

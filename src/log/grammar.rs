@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     header::{self, skip},
     lines::Before,
+    stamp::Stamp,
 };
 use crate::service::{LimitKind, Service};
 
@@ -99,6 +100,8 @@ pub struct Found<'a> {
     pub event: Event,
     /// How often: a syslog daemon may write one line for several that are alike.
     pub times: u32,
+    /// When it was logged.
+    pub stamp: Stamp<'a>,
 }
 
 /// Takes what was found, and returns whether it is of the Dovecot that is watched.
@@ -143,8 +146,9 @@ fn parse(line: &[u8], on_found: OnFound) -> bool {
         return false;
     }
     let found = header::texts(line).find_map(|(ident, text)| {
+        let stamp = Stamp::Header(line.strip_suffix(text).unwrap_or_default());
         let (times, text) = repeated(text).unwrap_or((1, text));
-        Some(Found { ident, event: event(text)?, times })
+        Some(Found { ident, event: event(text)?, times, stamp })
     });
     found.is_some_and(|found| on_found(&found))
 }

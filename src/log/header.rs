@@ -19,6 +19,10 @@ use std::{borrow::Cow, ops::RangeInclusive};
 
 use serde::Deserialize;
 
+/// As Dovecot and syslog daemons write them.
+pub const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 /// What Dovecot wrote, and the ident under which a syslog daemon has it: the `instance_name` of that Dovecot.
 pub type Text<'a> = (Option<&'a str>, &'a str);
 
@@ -109,7 +113,7 @@ fn after_header(line: &str) -> impl Iterator<Item = Text<'_>> {
 }
 
 /// Skips `<PRI>`.
-fn priority(line: &str) -> Option<&str> {
+pub fn priority(line: &str) -> Option<&str> {
     skip(line.strip_prefix('<')?, 1..=3, |byte| byte.is_ascii_digit())?.strip_prefix('>')
 }
 
@@ -147,9 +151,7 @@ fn tag(line: &str) -> Option<Text<'_>> {
 
 /// Skips a time stamp: `Nov 23 16:38:50`, or ISO 8601 with a `T` or a space and with or without a zone; each
 /// with or without a fraction of a second.
-fn timestamp(line: &str) -> Option<&str> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+pub fn timestamp(line: &str) -> Option<&str> {
     if let Some(rest) = MONTHS.iter().find_map(|month| line.strip_prefix(month)) {
         // Dovecot writes the day as 03, rsyslog as " 3".
         let rest =

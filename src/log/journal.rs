@@ -7,20 +7,24 @@ use std::{
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd},
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     bell::wait,
     export::Export,
-    grammar::{self, OnFound},
+    grammar::{self, Found, OnFound},
     lines::Lines,
+    stamp::Stamp,
     state::LogState,
     stream::TURN,
 };
 
 /// The time between two attempts.
 const RETRY: Duration = Duration::from_secs(1);
+/// How far back the journal is read where a log is read from its start: it may have millions of entries, and each
+/// costs some microseconds.
+const BACK: &str = "--since=-1h";
 /// Of what `journalctl` says when it fails.
 const MAX_REASON: u64 = 4096;
 /// Read at once; a pipe holds as much.
@@ -34,6 +38,8 @@ pub struct Journal {
     cursor: Option<String>,
     /// Whether it is known where the journal ended when we began.
     began: bool,
+    /// Without a cursor, what is older than [`BACK`] is passed over, and all that is newer counts.
+    back: bool,
     /// The newest entry there was when we began, until that is read.
     goal: Option<String>,
     child: Option<Child>,
@@ -46,16 +52,18 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Follows the entries of `identifier` behind `cursor`, or those that come from now on.
-    pub fn new(identifier: &str, cursor: Option<String>) -> Self {
+    /// Follows the entries of `identifier` behind `cursor`, or those that come from now on; with `back` those of the
+    /// last hour, too.
+    pub fn new(identifier: &str, cursor: Option<String>, back: bool) -> Self {
         let state = LogState { is_journal: true, ..LogState::new(&format!("journal:{identifier}")) };
-        let began = cursor.is_some();
+        let began = back || cursor.is_some();
         let (identifier, export, block) = (identifier.to_owned(), Export::default(), vec![0; BLOCK]);
         let lines = Lines::default();
         let mut journal = Self {
             identifier,
             cursor,
             began,
+            back,
             goal: None,
             child: None,
             export,
@@ -120,8 +128,13 @@ impl Journal {
             state.counts.lines += 1;
             match &entry.message {
                 Some(message) => {
+                    let time = entry.time.map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+                    let mut on_found = |found: &Found| {
+                        let stamp = time.map_or(found.stamp, Stamp::Time);
+                        on_found(&Found { stamp, event: found.event.clone(), ..*found })
+                    };
                     state.counts.unanchored_warnings +=
-                        u64::from(grammar::take(message, lines.next(message), on_found));
+                        u64::from(grammar::take(message, lines.next(message), &mut on_found));
                 }
                 None => state.counts.oversized_lines += 1,
             }
@@ -136,7 +149,10 @@ impl Journal {
     fn start(&mut self) {
         self.tried = Some(Instant::now());
         self.export = Export::default();
-        let matches = [format!("SYSLOG_IDENTIFIER={}", self.identifier), "_UID=0".to_owned()];
+        let mut matches = vec![format!("SYSLOG_IDENTIFIER={}", self.identifier), "_UID=0".to_owned()];
+        if self.back && self.cursor.is_none() {
+            matches.push(BACK.to_owned());
+        }
         if self.state.last_read.is_none() {
             // Without a place in it, what counts is behind its newest entry, whoever sent that.
             let newest = newest(if self.began { &matches } else { &[] });

@@ -15,6 +15,7 @@ pub mod place;
 pub mod reader;
 pub mod ring;
 pub mod siblings;
+pub mod stamp;
 pub mod state;
 pub mod stream;
 pub mod tail;

@@ -74,12 +74,15 @@ pub struct LogReader {
 
 impl LogReader {
     /// Reads `sources` from where `kept` says; what it does not know from the end of what is there now, or from the
-    /// start of what was made after `since`. [`Self::wait`] returns when `bell` rings.
+    /// start of what was made after `since`: all there is of files and of what the master remembers if that is the
+    /// epoch, and the last hour of the journal. [`Self::wait`] returns when `bell` rings.
     pub fn new(sources: &Sources, since: SystemTime, kept: Kept, bell: Bell) -> io::Result<Self> {
+        let all = since == SystemTime::UNIX_EPOCH;
         let files = Files::new(&sources.files, since, kept.files);
         let stream = sources.stdin.then(Stream::new).transpose()?;
-        let journal = sources.journal.as_ref().map(|identifier| Journal::new(identifier, kept.cursor));
-        let ring = sources.master.clone().map(|socket| Ring::new(socket, kept.ring));
+        let journal = sources.journal.as_ref().map(|identifier| Journal::new(identifier, kept.cursor, all));
+        let place = kept.ring.or_else(|| all.then(ring::Place::default));
+        let ring = sources.master.clone().map(|socket| Ring::new(socket, place));
         let (needles, hint, copies) = (Needles::new(&NEEDLES), Hint::new(bell.clone())?, Copies::new());
         Ok(Self {
             files,
@@ -121,6 +124,11 @@ impl LogReader {
             state.progress.is_none_or(|progress| progress.size - progress.position < CAUGHT_UP)
         };
         self.files.states().all(near) && self.journal.as_ref().is_none_or(Journal::is_caught_up)
+    }
+
+    /// Whether all is read that was there when it was last looked at.
+    pub fn is_at_end(&self) -> bool {
+        self.is_caught_up() && !self.files.more
     }
 
     /// Whether something was read since [`Self::set_unchanged`].

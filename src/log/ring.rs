@@ -11,9 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    grammar::{self, OnFound},
+    grammar::{self, Found, OnFound},
     lines::Before,
     place::Identity,
+    stamp::Stamp,
     state::LogState,
 };
 use crate::master::{self, Failure};
@@ -102,7 +103,13 @@ impl Ring {
             self.state.counts.bytes += entry.len() as u64 + 1;
             // No client can make a line of the master's, nor have one split.
             let line = master::line_of_log(entry);
-            let forged = line.is_some_and(|line| grammar::take(line.as_bytes(), Before::Lines, on_found));
+            let time = master::time_of(entry);
+            let mut on_found = |found: &Found| {
+                let stamp = time.map_or(found.stamp, Stamp::Time);
+                on_found(&Found { stamp, event: found.event.clone(), ..*found })
+            };
+            let forged =
+                line.is_some_and(|line| grammar::take(line.as_bytes(), Before::Lines, &mut on_found));
             self.state.counts.unanchored_warnings += u64::from(forged);
         }
         let any = !new.is_empty();

@@ -138,7 +138,7 @@ impl<'a> Run<'a> {
         let now = self.began.0 + Duration::from_millis(self.now - self.began.1);
         let (needles, counted) = (Needles::new(&NEEDLES), &mut self.counted);
         self.files.pass(look, now, &needles, &mut |found| {
-            counted.tally.count(&found.event, found.times, SystemTime::now());
+            counted.tally.count(&found.event, found.times, Some(SystemTime::now()));
             if let Event::DropWarning(warning) = &found.event {
                 *counted.numbers.entry(warning.number.unwrap()).or_default() += found.times;
             }

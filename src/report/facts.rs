@@ -1,0 +1,281 @@
+//! What is known of Dovecot, from the samples of one page: of this host, or of a running exporter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    metrics::{self, CATALOGUE, Kind, Metric, Page},
+    service::Service,
+};
+
+/// Given work by a process that waits until they have room: at their limit they are busy, and nobody is turned away.
+const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
+
+/// One page.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Every service there is, in alphabetical order.
+    pub services: Vec<ServiceFacts>,
+    /// Sources that cannot be read, by the label `source`.
+    pub down: BTreeSet<String>,
+    /// The logs that warnings are counted in.
+    pub logs: Vec<String>,
+    /// The version of the exporter.
+    pub version: Option<String>,
+    /// Whether an exporter keeps its counters in a file.
+    pub has_state: bool,
+    values: Values,
+}
+
+/// One service.
+#[derive(Clone, Debug)]
+pub struct ServiceFacts {
+    /// Its name.
+    pub service: Service,
+    /// Whether its `process_limit` is by `--dovecot.process-limit`, and so meant to differ from that on disk.
+    pub limit_is_flag: bool,
+    values: Values,
+}
+
+/// Values by the metric's name: sums of those that differ in other labels than `service`.
+type Values = BTreeMap<&'static str, f64>;
+
+/// Whether processes serve one client each, or many.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// A process for each client.
+    HighSecurity,
+    /// Processes that live on and serve many clients at a time.
+    Performance,
+}
+
+impl Mode {
+    /// Dovecot's own name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HighSecurity => "high-security",
+            Self::Performance => "performance",
+        }
+    }
+}
+
+impl Facts {
+    /// What `page` tells.
+    pub fn of(page: &Page) -> Self {
+        let mut facts = Self::default();
+        let mut services: BTreeMap<Service, ServiceFacts> = BTreeMap::new();
+        for metric in CATALOGUE.into_iter().filter(|metric| metric.kind != Kind::Info) {
+            for (labels, value) in page.of(metric) {
+                let values = match metric.labels.first() {
+                    None => &mut facts.values,
+                    Some(&"service") => {
+                        let Some(service) = Service::parse(&labels[0]) else { continue };
+                        let new = ServiceFacts::new(service.clone());
+                        &mut services.entry(service).or_insert(new).values
+                    }
+                    Some(_) => continue,
+                };
+                *values.entry(metric.name).or_insert(0.0) += value;
+            }
+        }
+        for (labels, _) in page.of(&metrics::LIMIT_SOURCE_INFO) {
+            let service = Service::parse(&labels[0]).and_then(|service| services.get_mut(&service));
+            if let Some(service) = service {
+                service.limit_is_flag = labels[1] == "flag";
+            }
+        }
+        for (labels, up) in page.of(&metrics::SOURCE_UP) {
+            facts.has_state |= labels[0] == "state";
+            if up == 0.0 {
+                facts.down.insert(labels[0].clone());
+            }
+        }
+        facts.logs = page.of(&metrics::LOG_LINES).map(|(labels, _)| labels[0].clone()).collect();
+        facts.version = page.of(&metrics::BUILD_INFO).map(|(labels, _)| labels[0].clone()).next();
+        facts.services = services.into_values().collect();
+        facts
+    }
+
+    /// All metrics without labels, by name.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.values.iter().map(|(name, value)| (*name, *value))
+    }
+
+    /// The value of a metric without labels.
+    pub fn value(&self, metric: &'static Metric) -> Option<f64> {
+        self.values.get(metric.name).copied()
+    }
+
+    /// Keeps one service only; the error is a sentence that says which there are.
+    pub fn only(&mut self, wanted: &Service) -> Result<(), String> {
+        let names: Vec<&str> = self.services.iter().map(|facts| facts.service.as_str()).collect();
+        if !names.contains(&wanted.as_str()) {
+            return Err(format!("Dovecot has no service {wanted}: give one of {}", names.join(", ")));
+        }
+        self.services.retain(|facts| facts.service == *wanted);
+        Ok(())
+    }
+}
+
+impl ServiceFacts {
+    fn new(service: Service) -> Self {
+        Self { service, limit_is_flag: false, values: Values::new() }
+    }
+
+    /// The value of a metric, if it is known.
+    pub fn value(&self, metric: &'static Metric) -> Option<f64> {
+        debug_assert_eq!(metric.labels.first(), Some(&"service"), "{}", metric.name);
+        self.values.get(metric.name).copied()
+    }
+
+    /// All that are known, by the metric's name.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.values.iter().map(|(name, value)| (*name, *value))
+    }
+
+    /// Whether it is the one through which clients come in.
+    pub fn is_login(&self) -> bool {
+        self.service.as_str().ends_with("-login")
+    }
+
+    /// The mode of a login service.
+    pub fn mode(&self) -> Option<Mode> {
+        let clients = self.value(&metrics::SERVICE_CLIENT_LIMIT)?;
+        let count = self.value(&metrics::SERVICE_RESTART_REQUEST_LIMIT)?;
+        match self.is_login() {
+            true if is_one(clients) && is_one(count) => Some(Mode::HighSecurity),
+            true if clients > 1.0 && count.is_infinite() => Some(Mode::Performance),
+            _ => None,
+        }
+    }
+
+    /// Clients that are served now, as `instance_service:dovecot_service_clients:in_use` of the alerting rules has it.
+    pub fn in_use(&self) -> Option<f64> {
+        self.value(&metrics::SERVICE_CONNECTIONS).or_else(|| {
+            let one = |metric| self.value(metric).is_some_and(is_one);
+            let alone = one(&metrics::SERVICE_CLIENT_LIMIT) && one(&metrics::SERVICE_RESTART_REQUEST_LIMIT);
+            let processes = self.value(&metrics::SERVICE_PROCESSES).filter(|_| alone)?;
+            Some((processes - self.value(&metrics::SERVICE_PROCESS_MIN_AVAIL)?).max(0.0))
+        })
+    }
+
+    /// Clients that can be served at a time, where that says how near the limit is: as
+    /// `instance_service:dovecot_service_clients:capacity` of the alerting rules has it.
+    pub fn capacity(&self) -> Option<f64> {
+        let capacity = self.value(&metrics::SERVICE_CONNECTION_CAPACITY)?;
+        (capacity > 1.0 && !WAITED_FOR.contains(&self.service.as_str())).then_some(capacity)
+    }
+
+    /// The part of the capacity that is in use.
+    pub fn share(&self) -> Option<f64> {
+        Some(self.in_use()? / self.capacity()?)
+    }
+
+    /// Processes in `/proc`, or else by the master's count.
+    pub fn processes(&self) -> Option<f64> {
+        self.value(&metrics::SERVICE_PROCESSES).or_else(|| self.value(&metrics::SERVICE_PROCESSES_COUNTED))
+    }
+
+    /// Drop warnings.
+    pub fn warnings(&self) -> f64 {
+        self.value(&metrics::SERVICE_DROP_WARNINGS).unwrap_or_default()
+    }
+
+    /// Whether it has processes, or did something else that matters.
+    pub fn is_active(&self) -> bool {
+        let happened = [
+            &metrics::SERVICE_QUEUE_FULL_KILLS,
+            &metrics::SERVICE_HANDOVER_FAILURES,
+            &metrics::SERVICE_FAILURES,
+            &metrics::SERVICE_DROP_WARNINGS,
+        ];
+        let any = |metric: &&'static Metric| self.value(metric).is_some_and(|count| count > 0.0);
+        self.processes().is_some_and(|processes| processes > 0.0) || happened.iter().any(any)
+    }
+}
+
+fn is_one(number: f64) -> bool {
+    (number - 1.0).abs() < f64::EPSILON
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `imap-login` with these settings and numbers.
+    fn service(values: &[(&'static Metric, f64)]) -> ServiceFacts {
+        let mut page = Page::default();
+        for (metric, value) in values {
+            page.add(metric, &["imap-login"], *value);
+        }
+        Facts::of(&page).services.remove(0)
+    }
+
+    const HIGH_SECURITY: [(&Metric, f64); 4] = [
+        (&metrics::SERVICE_CLIENT_LIMIT, 1.0),
+        (&metrics::SERVICE_RESTART_REQUEST_LIMIT, 1.0),
+        (&metrics::SERVICE_PROCESS_MIN_AVAIL, 2.0),
+        (&metrics::SERVICE_CONNECTION_CAPACITY, 100.0),
+    ];
+
+    #[test]
+    fn load_is_what_the_alerting_rules_take_for_it() {
+        let with = |more: &[(&'static Metric, f64)]| service(&[&HIGH_SECURITY[..], more].concat());
+        let busy = with(&[(&metrics::SERVICE_PROCESSES, 82.0)]);
+        assert_eq!((busy.in_use(), busy.share()), (Some(80.0), Some(0.8)));
+        assert_eq!(with(&[(&metrics::SERVICE_PROCESSES, 1.0)]).in_use(), Some(0.0));
+        // The master knows better.
+        let told = with(&[(&metrics::SERVICE_PROCESSES, 82.0), (&metrics::SERVICE_CONNECTIONS, 81.0)]);
+        assert_eq!(told.in_use(), Some(81.0));
+        let shared = [(&metrics::SERVICE_CLIENT_LIMIT, 10.0), (&metrics::SERVICE_PROCESSES, 1.0)];
+        assert_eq!(service(&[&shared[..], &HIGH_SECURITY[1..]].concat()).in_use(), None);
+        // One client where one is allowed is no shortage.
+        assert_eq!(service(&[(&metrics::SERVICE_CONNECTION_CAPACITY, 1.0)]).capacity(), None);
+        let mut page = Page::default();
+        page.add(&metrics::SERVICE_CONNECTION_CAPACITY, &["auth-worker"], 30.0);
+        assert_eq!(Facts::of(&page).services[0].capacity(), None);
+    }
+
+    #[test]
+    fn modes() {
+        for (client_limit, count, mode) in [
+            (1.0, 1.0, Some(Mode::HighSecurity)),
+            (1000.0, f64::INFINITY, Some(Mode::Performance)),
+            (1.0, f64::INFINITY, None),
+            (4.0, 4.0, None),
+        ] {
+            let values = [
+                (&metrics::SERVICE_CLIENT_LIMIT, client_limit),
+                (&metrics::SERVICE_RESTART_REQUEST_LIMIT, count),
+            ];
+            assert_eq!(service(&values).mode(), mode, "{client_limit} {count}");
+        }
+        let mut page = Page::default();
+        page.add(&metrics::SERVICE_CLIENT_LIMIT, &["imap"], 1.0);
+        page.add(&metrics::SERVICE_RESTART_REQUEST_LIMIT, &["imap"], 1.0);
+        assert_eq!(Facts::of(&page).services[0].mode(), None);
+    }
+
+    #[test]
+    fn ports_and_kinds_of_warnings_add_up() {
+        let mut page = Page::default();
+        for (port, clients) in [("143", 3.0), ("993", 4.0)] {
+            page.add(&metrics::LISTENER_QUEUE_CONNECTIONS, &["imap-login", port], clients);
+            page.add(&metrics::SERVICE_DROP_WARNINGS, &["imap-login", port], 2.0 * clients);
+        }
+        page.add(&metrics::SERVICE_PROCESSES, &["no name\u{1b}"], 1.0);
+        page.add(&metrics::SOURCE_UP, &["procfs"], 1.0);
+        page.add(&metrics::SOURCE_UP, &["log"], 0.0);
+        page.add(&metrics::LIMIT_SOURCE_INFO, &["imap-login", "flag"], 1.0);
+        page.add(&metrics::CGROUP_TASKS, &[], 7.0);
+        let mut facts = Facts::of(&page);
+        assert_eq!(facts.services.len(), 1);
+        let service = &facts.services[0];
+        assert_eq!(service.value(&metrics::LISTENER_QUEUE_CONNECTIONS), Some(7.0));
+        assert_eq!((service.warnings(), service.limit_is_flag, service.is_active()), (14.0, true, true));
+        assert_eq!(facts.down, BTreeSet::from(["log".to_owned()]));
+        assert_eq!(facts.value(&metrics::CGROUP_TASKS), Some(7.0));
+        let imap = Service::parse("imap").expect("a name");
+        assert_eq!(facts.only(&imap), Err("Dovecot has no service imap: give one of imap-login".to_owned()));
+        facts.only(&Service::parse("imap-login").expect("a name")).expect("it is there");
+    }
+}

@@ -1,0 +1,90 @@
+//! `status --json`: one object, in one line. What is not known is not in it.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::{
+    facts::{Facts, Mode, ServiceFacts},
+    source::Seen,
+    troubles::Trouble,
+};
+
+/// All of it.
+pub fn line(seen: &Seen, troubles: &[Trouble]) -> String {
+    let time = |time| Timestamp::try_from(time).ok().map(|time| time.to_string());
+    let trouble = |trouble: &Trouble| {
+        known([
+            ("level", Some(trouble.level.as_str().into())),
+            ("service", trouble.service.as_ref().map(|service| service.as_str().into())),
+            ("text", Some(trouble.text.as_str().into())),
+        ])
+    };
+    let since = known([
+        ("time", seen.since.time.and_then(time).map(Value::from)),
+        ("what", Some(seen.since.what.as_str().into())),
+    ]);
+    let down = |source: &String| {
+        let reason = seen.reasons.iter().find(|(name, _)| name == source);
+        (source.clone(), reason.map(|(_, reason)| reason.as_str()).into())
+    };
+    let answer = known([
+        ("at", time(seen.at).map(Value::from)),
+        ("master_pid", seen.master.map(Value::from)),
+        ("warnings_counted_since", Some(since)),
+        ("troubles", Some(troubles.iter().map(trouble).collect())),
+        ("services", Some(seen.facts.services.iter().map(service).collect())),
+        ("host", Some(host(&seen.facts))),
+        ("sources_down", Some(Value::Object(seen.facts.down.iter().map(down).collect()))),
+    ]);
+    answer.to_string() + "\n"
+}
+
+fn known<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// A whole number without a fraction; no limit is `"unlimited"`, as Dovecot has it.
+fn number(number: f64) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "only used where it is exact")]
+    let whole = number as i64;
+    if number.is_infinite() {
+        "unlimited".into()
+    } else if number.fract() == 0.0 && number.abs() < 1e15 {
+        whole.into()
+    } else {
+        json!(number)
+    }
+}
+
+/// Every metric of the service, by its name without what all have in common.
+fn service(facts: &ServiceFacts) -> Value {
+    let mut fields = Map::new();
+    fields.insert("service".to_owned(), facts.service.as_str().into());
+    let mode = facts.mode().map(Mode::as_str).map(Value::from);
+    let share = facts.share().filter(|share| share.is_finite()).map(Value::from);
+    for (name, value) in [
+        ("mode", mode),
+        ("in_use", facts.in_use().map(number)),
+        ("capacity", facts.capacity().map(number)),
+        ("share", share),
+    ] {
+        fields.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    fields.extend(facts.values().map(|(name, value)| (short(name), number(value))));
+    Value::Object(fields)
+}
+
+fn host(facts: &Facts) -> Value {
+    let wanted = |name: &str| name.starts_with("dovecot_") && !name.starts_with("dovecot_exporter_");
+    facts
+        .values()
+        .filter(|(name, _)| wanted(name))
+        .map(|(name, value)| (short(name), number(value)))
+        .collect()
+}
+
+fn short(name: &str) -> String {
+    let name = name.strip_prefix("dovecot_").unwrap_or(name);
+    let name = name.strip_prefix("service_").unwrap_or(name);
+    name.strip_suffix("_total").unwrap_or(name).to_owned()
+}

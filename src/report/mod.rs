@@ -1,0 +1,9 @@
+//! What a person at a terminal, or a monitoring plugin, is told: the samples of a page, in words.
+
+pub mod facts;
+pub mod json;
+pub mod run;
+pub mod source;
+pub mod status;
+pub mod troubles;
+pub mod words;

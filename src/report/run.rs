@@ -1,0 +1,125 @@
+//! Looks, and says what is seen: once, or again and again.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use rustix::termios::tcgetwinsize;
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+use super::{
+    json,
+    source::{Seen, Source},
+    status::{self, Style},
+    troubles::{self, Thresholds},
+};
+use crate::{
+    cli::{Config, Status},
+    exporter::threads::runtime,
+};
+
+/// `status`, to its exit code.
+pub fn status(config: Config, options: &Status) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("the system lets no event loop start: {error}")),
+    };
+    let code = runtime.block_on(answer(config, options));
+    runtime.shutdown_background();
+    code
+}
+
+/// Says in one sentence why nothing can be told.
+fn refuse(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{reason}");
+    ExitCode::FAILURE
+}
+
+async fn answer(config: Config, options: &Status) -> ExitCode {
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        return refuse("the system lets no signal be received");
+    };
+    let source = match &options.from {
+        Some(url) => Ok(Source::url(url)),
+        None => Source::here(config).await,
+    };
+    let source = match source {
+        Ok(source) => source,
+        Err(reason) => return refuse(&reason),
+    };
+    let code = select! {
+        code = show(&source, options) => code,
+        _ = interrupt.recv() => ExitCode::from(130),
+        _ = terminate.recv() => ExitCode::from(143),
+    };
+    source.end().await;
+    code
+}
+
+async fn show(source: &Source, options: &Status) -> ExitCode {
+    let style = style();
+    let again = options.watch.map(Duration::from_secs);
+    loop {
+        let seen = look(source, options).await;
+        let text = seen.map(|seen| describe(&seen, options, style));
+        let written = match (&text, again) {
+            (Err(reason), None) => return refuse(reason),
+            (Ok(text), None) => io::stdout().write_all(text.as_bytes()),
+            (text, Some(_)) => redraw(text.as_deref()),
+        };
+        // Whoever read it has gone.
+        if written.and_then(|()| io::stdout().flush()).is_err() {
+            return ExitCode::SUCCESS;
+        }
+        let Some(again) = again else { return ExitCode::SUCCESS };
+        sleep(again).await;
+    }
+}
+
+async fn look(source: &Source, options: &Status) -> Result<Seen, String> {
+    let mut seen = source.look().await?;
+    if let Some(service) = &options.service {
+        seen.facts.only(service)?;
+    }
+    Ok(seen)
+}
+
+fn describe(seen: &Seen, options: &Status, style: Style) -> String {
+    let thresholds = Thresholds { warning: 0.8, critical: 1.0 };
+    let troubles = troubles::find(seen, thresholds);
+    if options.json { json::line(seen, &troubles) } else { status::screen(seen, &troubles, style) }
+}
+
+/// Colours and blocks for a terminal that shows them.
+fn style() -> Style {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let terminal = io::stdout().is_terminal() && set("TERM").is_some_and(|term| term != "dumb");
+    // The first that is set holds (locale(7)).
+    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
+    let locale = locale.to_string_lossy().to_ascii_lowercase().replace('-', "");
+    Style { colour: terminal && set("NO_COLOR").is_none(), blocks: terminal && locale.ends_with("utf8") }
+}
+
+/// Puts the text, or the reason why there is none, in the place of the one before; behind it where that is no terminal.
+fn redraw(text: Result<&str, &String>) -> io::Result<()> {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return match text {
+            Ok(text) => stdout.lock().write_all(text.as_bytes()),
+            Err(reason) => writeln!(io::stderr(), "{reason}"),
+        };
+    }
+    let rows = tcgetwinsize(&stdout).map_or(24, |size| usize::from(size.ws_row)).max(2);
+    let text = text.unwrap_or_else(|reason| reason);
+    // The worst is at the top, and must not scroll away.
+    let lines: Vec<&str> = text.lines().take(rows - 1).collect();
+    write!(stdout.lock(), "\u{1b}[H{}\u{1b}[K\n\u{1b}[J", lines.join("\u{1b}[K\n"))
+}
