@@ -1,6 +1,7 @@
 //! Flags, then wiring, then an exit code.
 
 use std::{
+    env,
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
@@ -70,10 +71,15 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// Says on standard error why there is no start, in one line: the log has no form yet.
+/// Says on standard error why there is no start, in one line: the log has no form yet. A monitoring plugin says it on
+/// standard output, where 2 would mean that Dovecot is in trouble.
 fn refuse(error: &str) -> ExitCode {
     let reason: Vec<&str> = error.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let _ = writeln!(io::stderr(), "{}; --help tells what can be given", reason.join(" "));
+    let reason = format!("{}; --help tells what can be given", reason.join(" "));
+    if env::args_os().any(|argument| argument == "--check") {
+        return report::run::unknown(&reason);
+    }
+    let _ = writeln!(io::stderr(), "{reason}");
     ExitCode::from(2)
 }
 

@@ -1,7 +1,7 @@
-//! Whole pages from made-up `/proc` trees, compared with files in `tests/golden`. `UPDATE_GOLDEN=1` writes them anew;
-//! read the difference before you commit it.
+//! Whole pages, and what `status` shows, from made-up `/proc` trees, compared with files in `tests/golden`.
+//! `UPDATE_GOLDEN=1` writes them anew; read the difference before you commit it.
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write, path::Path, process::Command};
 
 mod support;
 use support::{
@@ -18,12 +18,25 @@ Nov 23 15:54:30 master: Warning: service(auth): client_limit (1000) reached, cli
 Nov 23 15:54:31 master: Warning: service(Odd Name): process_limit (7) reached, client connections are being dropped
 ";
 
+/// Warnings that are never recent, whatever the day.
+const OLD_LOG: &str = "\
+2020-01-02T03:04:05Z master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped
+2020-01-03T03:04:05Z master: Warning: service(imap-login): process_limit (5) reached, client connections are being dropped
+2020-01-03T03:04:06Z imap-login: Error: master(imap): read() failed: Remote closed connection (destination service { process_limit } reached?) (client-pid=41464, client-id=1, rip=127.0.0.1, created 9996 msecs ago, received 0/4 bytes)
+";
+
 /// Two services of this configuration run one executable, `imap-login`.
 const DOVECONF_23: &str = "case $* in *-N*) ;; *) cat tests/fixtures/doveconf/2.3 ;; esac";
 const DOVECONF_24: &str =
     "case $* in *-N*) ;; *) sed '/^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4 ;; esac";
+/// The same with a process for each client.
+const HIGH_SECURITY: &str = "case $* in *-N*) ;; *) sed '/^service imap-login-ext /,/^}/d; /^service imap-login {/,/^}/{
+    s/client_limit = 20/client_limit = 1/; s/process_limit = 100/process_limit = 7/
+    s/process_min_avail = 2/process_min_avail = 0/; s/restart_request_count = unlimited/restart_request_count = 1/}' \
+    tests/fixtures/doveconf/2.4 ;; esac";
 
 /// What the exporter is shown.
+#[derive(Clone, Copy)]
 struct Scenario<'a> {
     name: &'a str,
     proc: &'a Proc,
@@ -70,6 +83,56 @@ fn check(scenario: &Scenario) {
             String::from_utf8(body).expect("text").replace(folder.path().to_str().expect("text"), "/srv");
         compare(&format!("{}.{end}", scenario.name), &steady(&page));
     }
+}
+
+/// Runs `status` on it and compares what it shows: to a pipe, to a terminal, and as a plugin.
+fn check_status(scenario: &Scenario, code: i32) {
+    let folder = tempfile::tempdir().expect("a folder");
+    // By a name without a folder, whose length would differ from place to place.
+    fs::write(folder.path().join("dovecot.log"), scenario.log).expect("a file");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let doveconf = scenario.doveconf.replace("tests/fixtures", fixtures.to_str().expect("text"));
+    if let Some(answer) = scenario.master {
+        master::serve(&folder.path().join("master"), answer);
+    }
+    let flags = [
+        "--dovecot.master-socket=master".to_owned(),
+        format!("--path.procfs={}", scenario.proc.path().display()),
+        "--dovecot.log-file=dovecot.log".to_owned(),
+        format!("--dovecot.doveconf={}", script(folder.path(), "doveconf", &doveconf)),
+        "--dovecot.config=/nonexistent/dovecot.conf".to_owned(),
+    ];
+    let program = env!("CARGO_BIN_EXE_dovecot-capacity-exporter");
+    let run = |command: &mut Command| {
+        let command = command.current_dir(folder.path()).env_clear().envs([
+            ("LC_ALL", "C.UTF-8"),
+            ("PATH", "/usr/bin:/bin"),
+            ("TERM", "xterm"),
+            ("TZ", "UTC"),
+        ]);
+        let output = command.output().expect("it runs");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        let text = String::from_utf8(output.stdout).expect("text").replace('\r', "");
+        (output.status.code(), text.replace(folder.path().to_str().expect("text"), "/srv"))
+    };
+    let more = scenario.flags;
+    let (_, plain) = run(Command::new(program).arg("status").args(&flags).args(more));
+    let line = format!("{program} status {} {}", flags.join(" "), more.join(" "));
+    let (_, shown) =
+        run(Command::new("script").args(["--quiet", "--return", "--command", &line, "/dev/null"]));
+    let (found, plugin) = run(Command::new(program).args(["status", "--check"]).args(&flags).args(more));
+    for text in [&plain, &shown] {
+        let columns = |line: &str| {
+            let bare = line.split("\u{1b}[").map(|part| part.split_once('m').map_or(part, |(_, text)| text));
+            line.split("\u{1b}[").next().map_or(0, |first| first.chars().count())
+                + bare.skip(1).map(|text| text.chars().count()).sum::<usize>()
+        };
+        text.lines().for_each(|line| assert!(columns(line) <= 80, "{line}"));
+    }
+    compare(&format!("{}.status", scenario.name), &plain);
+    compare(&format!("{}.terminal", scenario.name), &shown);
+    compare(&format!("{}.check", scenario.name), &plugin);
+    assert_eq!(found, Some(code));
 }
 
 /// The page without the numbers that differ from run to run.
@@ -134,14 +197,10 @@ fn a_busy_dovecot() {
     // Another instance beside it, whose processes are not ours.
     proc.master(500, "dovecot").process(502, 500, "S", "imap-login", b"dovecot/imap-login\0");
     let flags = ["--dovecot.process-limit=lmtp=33"];
-    check(&Scenario {
-        name: "busy",
-        proc: &proc,
-        doveconf: DOVECONF_24,
-        log: LOG,
-        master: None,
-        flags: &flags,
-    });
+    let scenario =
+        Scenario { name: "busy", proc: &proc, doveconf: DOVECONF_24, log: LOG, master: None, flags: &flags };
+    check(&scenario);
+    check_status(&Scenario { log: OLD_LOG, doveconf: HIGH_SECURITY, ..scenario }, 1);
 }
 
 #[test]
@@ -150,7 +209,10 @@ fn a_master_that_may_be_asked() {
     proc.master(100, "dovecot-lab");
     let master = Some(include_str!("fixtures/master/2.4"));
     let flags = ["--dovecot.process-limit=lmtp=33"];
-    check(&Scenario { name: "master", proc: &proc, doveconf: DOVECONF_24, log: LOG, master, flags: &flags });
+    let scenario =
+        Scenario { name: "master", proc: &proc, doveconf: DOVECONF_24, log: LOG, master, flags: &flags };
+    check(&scenario);
+    check_status(&Scenario { log: OLD_LOG, ..scenario }, 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod own;
 pub mod process;
 pub mod sampler;
 pub mod scan;
+pub mod titles;
 mod walk;
 
 #[cfg(test)]

@@ -105,6 +105,13 @@ impl Facts {
         self.values.get(metric.name).copied()
     }
 
+    /// Takes what is known of this metric for not known.
+    pub fn forget(&mut self, metric: &Metric) {
+        for service in &mut self.services {
+            service.values.remove(metric.name);
+        }
+    }
+
     /// Keeps one service only; the error is a sentence that says which there are.
     pub fn only(&mut self, wanted: &Service) -> Result<(), String> {
         let names: Vec<&str> = self.services.iter().map(|facts| facts.service.as_str()).collect();
@@ -182,14 +189,17 @@ impl ServiceFacts {
 
     /// Whether it has processes, or did something else that matters.
     pub fn is_active(&self) -> bool {
-        let happened = [
+        let signs = [
+            &metrics::SERVICE_PROCESSES,
+            &metrics::SERVICE_PROCESSES_COUNTED,
+            &metrics::SERVICE_CONNECTIONS,
             &metrics::SERVICE_QUEUE_FULL_KILLS,
             &metrics::SERVICE_HANDOVER_FAILURES,
             &metrics::SERVICE_FAILURES,
             &metrics::SERVICE_DROP_WARNINGS,
         ];
         let any = |metric: &&'static Metric| self.value(metric).is_some_and(|count| count > 0.0);
-        self.processes().is_some_and(|processes| processes > 0.0) || happened.iter().any(any)
+        signs.iter().any(any)
     }
 }
 

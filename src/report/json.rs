@@ -5,12 +5,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     facts::{Facts, Mode, ServiceFacts},
+    holders::{Holder, Holders},
     source::Seen,
     troubles::Trouble,
 };
 
 /// All of it.
-pub fn line(seen: &Seen, troubles: &[Trouble]) -> String {
+pub fn line(seen: &Seen, troubles: &[Trouble], top: Option<Result<Holders, String>>) -> String {
     let time = |time| Timestamp::try_from(time).ok().map(|time| time.to_string());
     let trouble = |trouble: &Trouble| {
         known([
@@ -34,6 +35,7 @@ pub fn line(seen: &Seen, troubles: &[Trouble]) -> String {
         ("troubles", Some(troubles.iter().map(trouble).collect())),
         ("services", Some(seen.facts.services.iter().map(service).collect())),
         ("host", Some(host(&seen.facts))),
+        ("top", top.map(|top| top.map_or_else(|reason| json!({ "unknown": reason }), |top| holders(&top)))),
         ("sources_down", Some(Value::Object(seen.facts.down.iter().map(down).collect()))),
     ]);
     answer.to_string() + "\n"
@@ -81,6 +83,20 @@ fn host(facts: &Facts) -> Value {
         .filter(|(name, _)| wanted(name))
         .map(|(name, value)| (short(name), number(value)))
         .collect()
+}
+
+fn holders(top: &Holders) -> Value {
+    let all = |holders: &[Holder], what| -> Value {
+        let one = |holder: &Holder| {
+            known([
+                (what, Some(holder.name.as_str().into())),
+                ("connections", Some(holder.connections.into())),
+                ("idle", holder.idle.map(Value::from)),
+            ])
+        };
+        holders.iter().map(one).collect()
+    };
+    json!({ "source": top.source, "users": all(&top.users, "user"), "addresses": all(&top.addresses, "address") })
 }
 
 fn short(name: &str) -> String {

@@ -1,6 +1,8 @@
 //! What a person at a terminal, or a monitoring plugin, is told: the samples of a page, in words.
 
+pub mod check;
 pub mod facts;
+pub mod holders;
 pub mod json;
 pub mod run;
 pub mod source;

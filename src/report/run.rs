@@ -15,10 +15,13 @@ use tokio::{
 };
 
 use super::{
+    check::{self, State},
+    holders::{self, Holders},
     json,
     source::{Seen, Source},
     status::{self, Style},
     troubles::{self, Thresholds},
+    words::wrap,
 };
 use crate::{
     cli::{Config, Status},
@@ -53,10 +56,13 @@ async fn answer(config: Config, options: &Status) -> ExitCode {
     };
     let source = match source {
         Ok(source) => source,
+        Err(reason) if options.check => return unknown(&reason),
         Err(reason) => return refuse(&reason),
     };
+    let answer =
+        async { if options.check { check(&source, options).await } else { show(&source, options).await } };
     let code = select! {
-        code = show(&source, options) => code,
+        code = answer => code,
         _ = interrupt.recv() => ExitCode::from(130),
         _ = terminate.recv() => ExitCode::from(143),
     };
@@ -64,12 +70,34 @@ async fn answer(config: Config, options: &Status) -> ExitCode {
     code
 }
 
+/// Says so in the way of plugins.
+pub fn unknown(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stdout(), "{}", check::line(State::Unknown, reason));
+    ExitCode::from(State::Unknown.code())
+}
+
+async fn check(source: &Source, options: &Status) -> ExitCode {
+    let part = |percent: u8| f64::from(percent) / 100.0;
+    let thresholds = Thresholds { warning: part(options.warning), critical: part(options.critical) };
+    match look(source, options).await {
+        Ok(seen) => {
+            let (state, line) = check::verdict(&seen, thresholds, options.service.as_ref());
+            let _ = writeln!(io::stdout(), "{line}");
+            ExitCode::from(state.code())
+        }
+        Err(reason) => unknown(&reason),
+    }
+}
+
 async fn show(source: &Source, options: &Status) -> ExitCode {
     let style = style();
     let again = options.watch.map(Duration::from_secs);
     loop {
         let seen = look(source, options).await;
-        let text = seen.map(|seen| describe(&seen, options, style));
+        let text = match seen {
+            Ok(seen) => Ok(describe(&seen, source.top(&seen, options.top).await, options, style)),
+            Err(reason) => Err(reason),
+        };
         let written = match (&text, again) {
             (Err(reason), None) => return refuse(reason),
             (Ok(text), None) => io::stdout().write_all(text.as_bytes()),
@@ -92,10 +120,15 @@ async fn look(source: &Source, options: &Status) -> Result<Seen, String> {
     Ok(seen)
 }
 
-fn describe(seen: &Seen, options: &Status, style: Style) -> String {
+fn describe(seen: &Seen, top: Option<Result<Holders, String>>, options: &Status, style: Style) -> String {
     let thresholds = Thresholds { warning: 0.8, critical: 1.0 };
     let troubles = troubles::find(seen, thresholds);
-    if options.json { json::line(seen, &troubles) } else { status::screen(seen, &troubles, style) }
+    if options.json {
+        return json::line(seen, &troubles, top);
+    }
+    let top = top
+        .map(|top| top.map_or_else(|reason| format!("\n{}\n", wrap(&reason, 2)), |top| holders::lines(&top)));
+    status::screen(seen, &troubles, style) + &top.unwrap_or_default()
 }
 
 /// Colours and blocks for a terminal that shows them.

@@ -14,7 +14,10 @@ use ureq::{
     tls::{RootCerts, TlsConfig},
 };
 
-use super::facts::Facts;
+use super::{
+    facts::Facts,
+    holders::{self, Holders},
+};
 use crate::{
     cli::Config,
     exporter::{
@@ -122,6 +125,12 @@ impl Source {
         Ok(seen)
     }
 
+    /// Who has most connections, so many of each, if anybody asks; this host tells only.
+    pub async fn top(&self, seen: &Seen, most: Option<u32>) -> Option<Result<Holders, String>> {
+        let (Self::Here(here), Some(most)) = (self, most) else { return None };
+        Some(holders::read(&here.config, seen.master, most as usize).await)
+    }
+
     /// Ends what was started for it.
     pub async fn end(self) {
         if let Self::Here(here) = self {
@@ -141,7 +150,10 @@ impl Here {
         if reading.tally.is_none() {
             reasons.push(("log".to_owned(), format!("it was not read within {} s", LOOK_TIME.as_secs())));
         }
-        let (facts, at) = (Facts::of(&reading.page()), SystemTime::now());
+        let (mut facts, at) = (Facts::of(&reading.page()), SystemTime::now());
+        // These take time.
+        facts.forget(&metrics::SERVICE_PROCESSES_PEAK);
+        facts.forget(&metrics::SERVICE_AT_PROCESS_LIMIT_SECONDS);
         let since = match &self.config.state_file {
             Some(file) => Since { time: None, what: format!("the state in {}", file.display()) },
             None => since_logs(&facts.logs, at),

@@ -94,7 +94,8 @@ fn counted_since(seen: &Seen) -> String {
     }
 }
 
-fn what_it_tells(source: &str) -> String {
+/// What is not known without the source.
+pub fn what_it_tells(source: &str) -> String {
     let told = match source {
         "procfs" => "processes",
         "log" | "journal" => "warnings",

@@ -54,10 +54,10 @@ pub fn ago(time: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// `Nov 24 06:25`, here.
+/// `2026-11-24 06:25`, here.
 pub fn clock(time: SystemTime) -> String {
     let zoned = Timestamp::try_from(time).map(|time| time.to_zoned(TimeZone::system()));
-    zoned.map_or_else(|_| "?".to_owned(), |time| time.strftime("%b %d %H:%M").to_string())
+    zoned.map_or_else(|_| "?".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
 /// Text that somebody else chose, with nothing in it that a terminal would obey, and `most` characters at most.

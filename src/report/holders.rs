@@ -1,0 +1,144 @@
+//! `status --top`: who has most connections. Shown to people, and nowhere kept.
+
+use std::{collections::BTreeMap, fmt::Write, path::Path, process::Stdio, time::Duration};
+
+use tokio::{process::Command, time::timeout};
+
+use super::words::{COLUMNS, tame};
+use crate::{cli::Config, processes::titles};
+
+/// For `doveadm who`.
+const TIME: Duration = Duration::from_secs(5);
+
+/// One who has connections.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holder {
+    /// A user, or an address.
+    pub name: String,
+    /// How many.
+    pub connections: u64,
+    /// How many of them wait for mail, if that is told.
+    pub idle: Option<u64>,
+}
+
+/// Those who have most.
+#[derive(Clone, Debug)]
+pub struct Holders {
+    /// By users.
+    pub users: Vec<Holder>,
+    /// By addresses.
+    pub addresses: Vec<Holder>,
+    /// Who tells.
+    pub source: &'static str,
+}
+
+/// Reads who has most, so many of each; the error is a sentence.
+pub async fn read(config: &Config, master: Option<i32>, most: usize) -> Result<Holders, String> {
+    let sessions =
+        master.and_then(|master| titles::sessions(&config.procfs, master).ok()).unwrap_or_default();
+    if !sessions.is_empty() {
+        let user = sessions.iter().map(|session| (session.user.clone(), Some(session.idle)));
+        let address = sessions.iter().map(|session| (session.address.to_string(), Some(session.idle)));
+        return Ok(Holders {
+            users: top(user, most),
+            addresses: top(address, most),
+            source: "process titles",
+        });
+    }
+    let rows = who(&config.doveconf, &config.dovecot_config).await.map_err(|reason| {
+        format!("Who has most connections cannot be told ({reason}): set verbose_proctitle = yes, or run this as root")
+    })?;
+    let users = top(rows.iter().map(|(user, _)| (user.clone(), None)), most);
+    Ok(Holders {
+        users,
+        addresses: top(rows.into_iter().map(|(_, address)| (address, None)), most),
+        source: "doveadm who",
+    })
+}
+
+fn top(all: impl Iterator<Item = (String, Option<bool>)>, most: usize) -> Vec<Holder> {
+    let mut holders: BTreeMap<String, Holder> = BTreeMap::new();
+    for (name, idle) in all {
+        let new = Holder { name: name.clone(), connections: 0, idle: idle.map(|_| 0) };
+        let holder = holders.entry(name).or_insert(new);
+        holder.connections += 1;
+        holder.idle = holder.idle.zip(idle).map(|(sum, idle)| sum + u64::from(idle));
+    }
+    let mut holders: Vec<Holder> = holders.into_values().collect();
+    holders.sort_by_key(|holder| std::cmp::Reverse(holder.connections));
+    holders.truncate(most);
+    holders
+}
+
+/// User and address of each session.
+async fn who(doveconf: &Path, config: &Path) -> Result<Vec<(String, String)>, String> {
+    // It is where doveconf is.
+    let doveadm = doveconf.with_file_name("doveadm");
+    let mut command = Command::new(&doveadm);
+    command.arg("-c").arg(config).args(["-f", "tab", "who", "-1"]);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = match timeout(TIME, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(format!("{} cannot be run: {error}", doveadm.display())),
+        Err(_) => return Err(format!("{} did not answer", doveadm.display())),
+    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().last().map_or_else(|| output.status.to_string(), |said| tame(said, 200));
+        return Err(said);
+    }
+    table(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| "doveadm printed no table".to_owned())
+}
+
+/// Reads a table with tabs between its columns, whose names come first.
+fn table(text: &str) -> Option<Vec<(String, String)>> {
+    let mut lines = text.lines();
+    let Some(names) = lines.next() else { return Some(vec![]) };
+    let names: Vec<&str> = names.split('\t').collect();
+    let column = |name| names.iter().position(|known| *known == name);
+    let (user, address) = (column("username")?, column("ip")?);
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split('\t').collect();
+        Some(((*cells.get(user)?).to_owned(), (*cells.get(address)?).to_owned()))
+    };
+    lines.map(row).collect()
+}
+
+/// For a terminal.
+pub fn lines(holders: &Holders) -> String {
+    let mut text = format!("\nConnections by {}, and how many of them are idle:\n", holders.source);
+    for (what, holders) in [("user", &holders.users), ("address", &holders.addresses)] {
+        writeln!(text, "{:>11} {:>5}  {what}", "connections", "idle").expect("a String takes everything");
+        for holder in holders {
+            let idle = holder.idle.map_or_else(|| "?".to_owned(), |idle| idle.to_string());
+            // A character may take two columns.
+            let name = tame(&holder.name, (COLUMNS - 19) / 2);
+            writeln!(text, "{:>11} {idle:>5}  {name}", holder.connections)
+                .expect("a String takes everything");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_most_comes_first() {
+        let all = [("b", true), ("a", false), ("c", true), ("a", true), ("b", true), ("b", false)];
+        let found = top(all.into_iter().map(|(name, idle)| (name.to_owned(), Some(idle))), 2);
+        let holder =
+            |name: &str, connections, idle| Holder { name: name.to_owned(), connections, idle: Some(idle) };
+        assert_eq!(found, [holder("b", 3, 2), holder("a", 2, 1)]);
+    }
+
+    #[test]
+    fn what_doveadm_prints() {
+        let found = table("username\tproto\tpid\tip\nu1\timap\t7\t127.0.0.1\n").expect("a table");
+        assert_eq!(found, [("u1".to_owned(), "127.0.0.1".to_owned())]);
+        assert_eq!(table("").expect("nobody"), []);
+        assert_eq!(table("nonsense\n"), None);
+        assert_eq!(table("username\tip\nu1\n"), None);
+    }
+}
