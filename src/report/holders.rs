@@ -32,46 +32,53 @@ pub struct Holders {
     pub source: &'static str,
 }
 
-/// Reads who has most, so many of each; the error is a sentence.
+/// Reads who has most, so many of each; the error is a sentence. `doveadm who` has all sessions. Titles have who is idle,
+/// and no more than that of clients of 2.4 that do nothing else, which are `[idling]`.
 pub async fn read(config: &Config, master: Option<i32>, most: usize) -> Result<Holders, String> {
-    let sessions =
-        master.and_then(|master| titles::sessions(&config.procfs, master).ok()).unwrap_or_default();
-    if !sessions.is_empty() {
-        let user = sessions.iter().map(|session| (session.user.clone(), Some(session.idle)));
-        let address = sessions.iter().map(|session| (session.address.to_string(), Some(session.idle)));
-        return Ok(Holders {
-            users: top(user, most),
-            addresses: top(address, most),
-            source: "process titles",
-        });
-    }
-    let rows = who(&config.doveconf, &config.dovecot_config).await.map_err(|reason| {
-        format!("Who has most connections cannot be told ({reason}): set verbose_proctitle = yes, or run this as root")
-    })?;
-    let users = top(rows.iter().map(|(user, _)| (user.clone(), None)), most);
-    Ok(Holders {
-        users,
-        addresses: top(rows.into_iter().map(|(_, address)| (address, None)), most),
-        source: "doveadm who",
-    })
+    let titles = master.and_then(|master| titles::sessions(&config.procfs, master).ok()).unwrap_or_default();
+    let named = || titles.iter().map(|title| (title.user.clone(), title.address.to_string()));
+    let (sessions, source) = match who(&config.doveconf, &config.dovecot_config).await {
+        Ok(sessions) if titles.is_empty() => (sessions, "doveadm who"),
+        Ok(sessions) => (sessions, "doveadm who and process titles"),
+        Err(_) if !titles.is_empty() => (named().collect(), "process titles"),
+        Err(reason) => {
+            return Err(format!(
+                "Who has most connections cannot be told ({reason}): set verbose_proctitle = yes, or run this as root"
+            ));
+        }
+    };
+    let idle: Vec<(String, String)> =
+        named().zip(&titles).filter_map(|(who, title)| title.idle.then_some(who)).collect();
+    let idle = (!titles.is_empty()).then_some(&idle[..]);
+    let users = top(&sessions, idle, |(user, _)| user, most);
+    Ok(Holders { users, addresses: top(&sessions, idle, |(_, address)| address, most), source })
 }
 
-fn top(all: impl Iterator<Item = (String, Option<bool>)>, most: usize) -> Vec<Holder> {
-    let mut holders: BTreeMap<String, Holder> = BTreeMap::new();
-    for (name, idle) in all {
-        let new = Holder { name: name.clone(), connections: 0, idle: idle.map(|_| 0) };
-        let holder = holders.entry(name).or_insert(new);
-        holder.connections += 1;
-        holder.idle = holder.idle.zip(idle).map(|(sum, idle)| sum + u64::from(idle));
-    }
-    let mut holders: Vec<Holder> = holders.into_values().collect();
+/// User and address of a session.
+type Who = (String, String);
+
+fn top(all: &[Who], idle: Option<&[Who]>, name: fn(&Who) -> &String, most: usize) -> Vec<Holder> {
+    let count = |all: &[Who]| {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for who in all {
+            *counts.entry(name(who).clone()).or_default() += 1;
+        }
+        counts
+    };
+    let idle = idle.map(count);
+    let holder = |(name, connections): (String, u64)| {
+        // Both were not read at the same moment.
+        let idle = idle.as_ref().map(|idle| idle.get(&name).copied().unwrap_or_default().min(connections));
+        Holder { name, connections, idle }
+    };
+    let mut holders: Vec<Holder> = count(all).into_iter().map(holder).collect();
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.connections));
     holders.truncate(most);
     holders
 }
 
 /// User and address of each session.
-async fn who(doveconf: &Path, config: &Path) -> Result<Vec<(String, String)>, String> {
+async fn who(doveconf: &Path, config: &Path) -> Result<Vec<Who>, String> {
     // It is where doveconf is.
     let doveadm = doveconf.with_file_name("doveadm");
     let mut command = Command::new(&doveadm);
@@ -91,7 +98,7 @@ async fn who(doveconf: &Path, config: &Path) -> Result<Vec<(String, String)>, St
 }
 
 /// Reads a table with tabs between its columns, whose names come first.
-fn table(text: &str) -> Option<Vec<(String, String)>> {
+fn table(text: &str) -> Option<Vec<Who>> {
     let mut lines = text.lines();
     let Some(names) = lines.next() else { return Some(vec![]) };
     let names: Vec<&str> = names.split('\t').collect();
@@ -126,11 +133,14 @@ mod tests {
 
     #[test]
     fn who_has_most_comes_first() {
-        let all = [("b", true), ("a", false), ("c", true), ("a", true), ("b", true), ("b", false)];
-        let found = top(all.into_iter().map(|(name, idle)| (name.to_owned(), Some(idle))), 2);
-        let holder =
-            |name: &str, connections, idle| Holder { name: name.to_owned(), connections, idle: Some(idle) };
-        assert_eq!(found, [holder("b", 3, 2), holder("a", 2, 1)]);
+        let all = |names: &[&str]| {
+            names.iter().map(|name| ((*name).to_owned(), "::1".to_owned())).collect::<Vec<_>>()
+        };
+        let sessions = all(&["b", "a", "c", "a", "b", "b"]);
+        let holder = |name: &str, connections, idle| Holder { name: name.to_owned(), connections, idle };
+        let found = top(&sessions, Some(&all(&["b", "a", "b", "c", "c"])), |(user, _)| user, 3);
+        assert_eq!(found, [holder("b", 3, Some(2)), holder("a", 2, Some(1)), holder("c", 1, Some(1))]);
+        assert_eq!(top(&sessions, None, |(_, address)| address, 3), [holder("::1", 6, None)]);
     }
 
     #[test]

@@ -179,9 +179,11 @@ fn since_logs(logs: &[String], now: SystemTime) -> Since {
 
 fn fetch(url: &str, agent: &Agent) -> Result<Seen, String> {
     let accept = "application/openmetrics-text; version=1.0.0";
-    let answer = agent.get(url).header("Accept", accept).call().and_then(|mut answer| {
-        answer.body_mut().with_config().limit(MAX_PAGE).lossy_utf8(true).read_to_string()
-    });
+    let answer = agent
+        .get(url)
+        .header("Accept", accept)
+        .call()
+        .and_then(|mut answer| answer.body_mut().with_config().limit(MAX_PAGE).read_to_vec());
     let at = SystemTime::now();
     let text = answer.map_err(|error| match error {
         ureq::Error::StatusCode(_) | ureq::Error::BodyExceedsLimit(_) => {
@@ -189,7 +191,7 @@ fn fetch(url: &str, agent: &Agent) -> Result<Seen, String> {
         }
         _ => format!("{url} cannot be read ({error}): give --from the URL of a running exporter"),
     })?;
-    let facts = Page::parse(&text).map(|page| Facts::of(&page)).and_then(|facts| {
+    let facts = Page::parse(&String::from_utf8_lossy(&text)).map(|page| Facts::of(&page)).and_then(|facts| {
         if facts.version.is_some() { Ok(facts) } else { Err("it is of another program".to_owned()) }
     });
     let facts = facts.map_err(|wrong| {
