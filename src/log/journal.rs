@@ -138,11 +138,10 @@ impl Journal {
                 }
                 None => state.counts.oversized_lines += 1,
             }
+            // More may have come behind it already.
+            goal.take_if(|goal| *goal == entry.cursor);
             *cursor = Some(entry.cursor.clone());
         });
-        if goal.is_some() && goal == cursor {
-            *goal = None;
-        }
     }
 
     /// Starts `journalctl`. What it says of a failure is read when it ends.
@@ -211,7 +210,12 @@ fn journalctl() -> Command {
 
 /// The newest entry that matches; nothing if there is none.
 fn newest(matches: &[String]) -> Result<Option<String>, String> {
-    let output = journalctl().arg("--lines=1").args(matches).output().map_err(|error| error.to_string())?;
+    // With --since, the first lines would be the oldest ones.
+    let output = journalctl()
+        .args(["--reverse", "--lines=1"])
+        .args(matches)
+        .output()
+        .map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(last_line(&output.stderr, output.status));
     }

@@ -9,14 +9,12 @@ use super::{
     source::Seen,
     status::what_it_tells,
     troubles::{self, Level, Thresholds, Trouble, load},
-    words::{percent, tame},
+    words::{one_line, percent},
 };
 use crate::{metrics, service::Service};
 
 /// More troubles than this are counted only.
 const TOLD: usize = 3;
-/// Plugins are cut off at 8 KiB (Nagios) or less.
-const MAX_TEXT: usize = 1500;
 
 /// What a plugin says of what it watches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,8 +45,7 @@ impl State {
 /// The line without performance data, and its end.
 pub fn line(state: State, text: &str) -> String {
     // What follows a bar is performance data.
-    let text: Vec<&str> = text.split_whitespace().collect();
-    format!("DOVECOT {} - {}", state.as_str(), tame(&text.join(" "), MAX_TEXT).replace('|', "/"))
+    format!("DOVECOT {} - {}", state.as_str(), one_line(text).replace('|', "/"))
 }
 
 /// The verdict on what was seen, of one service or of all.
@@ -123,4 +120,141 @@ fn data(service: &ServiceFacts, thresholds: Thresholds) -> Vec<String> {
     let warnings = service.value(&metrics::SERVICE_DROP_WARNINGS);
     data.extend(warnings.map(|warnings| format!("'{name}_drop_warnings'={warnings}c;;;0;")));
     data
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::{
+        metrics::{Metric, Page},
+        report::{facts::Facts, source::Since, troubles::RECENT},
+    };
+
+    const THRESHOLDS: Thresholds = Thresholds { warning: 0.8, critical: 1.0 };
+    const NOW: u32 = 1_800_000_000;
+
+    /// `imap-login` in high-security mode with this many of 10 processes, and these.
+    fn seen(processes: f64, more: &[(&'static Metric, f64)]) -> Seen {
+        let mut page = Page::default();
+        let all = [
+            (&metrics::SERVICE_PROCESSES, processes),
+            (&metrics::SERVICE_CLIENT_LIMIT, 1.0),
+            (&metrics::SERVICE_RESTART_REQUEST_LIMIT, 1.0),
+            (&metrics::SERVICE_PROCESS_MIN_AVAIL, 0.0),
+            (&metrics::SERVICE_PROCESS_LIMIT, 10.0),
+            (&metrics::SERVICE_CONNECTION_CAPACITY, 10.0),
+        ];
+        for (metric, value) in all.iter().chain(more) {
+            let labels = ["imap-login", "process_limit"];
+            let labels = if metric.labels.is_empty() { &[] } else { &labels[..metric.labels.len()] };
+            page.add(metric, labels, *value);
+        }
+        if !more.iter().any(|(metric, _)| metric.name == metrics::SERVICE_DROP_WARNINGS.name) {
+            page.add(&metrics::SERVICE_DROP_WARNINGS, &["imap-login", "process_limit"], 0.0);
+        }
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.into());
+        let since = Since { time: None, what: "the log".to_owned() };
+        Seen { facts: Facts::of(&page), at, since, reasons: vec![], master: None }
+    }
+
+    fn verdict_on(seen: &Seen) -> (State, String) {
+        verdict(seen, THRESHOLDS, None)
+    }
+
+    #[test]
+    fn states() {
+        let last = |ago: u64| {
+            (&metrics::SERVICE_LAST_DROP_WARNING, f64::from(NOW) - Duration::from_secs(ago).as_secs_f64())
+        };
+        let warned = (&metrics::SERVICE_DROP_WARNINGS, 3.0);
+        let recent = RECENT.as_secs();
+        for (processes, more, state, words) in [
+            (7.0, &[][..], State::Ok, "imap-login is the fullest: 7 of 10"),
+            (8.0, &[], State::Warning, "imap-login is near its limit"),
+            (9.9, &[], State::Warning, "(99%)"),
+            (10.0, &[], State::Critical, "imap-login is full"),
+            (12.0, &[], State::Critical, "imap-login is full"),
+            (
+                0.0,
+                &[warned, last(recent)],
+                State::Critical,
+                "turned clients away 10 min ago: 3 drop warnings since the start of the log",
+            ),
+            (0.0, &[warned, last(recent + 1)], State::Ok, "0 of 10"),
+            // A clock that is ahead.
+            (0.0, &[warned, last(0)], State::Critical, "0 s ago"),
+            (0.0, &[warned], State::Unknown, "no time stamps"),
+            (0.0, &[(&metrics::SERVICE_LISTEN_PAUSED, 1.0)], State::Critical, "at this moment"),
+            (
+                0.0,
+                &[(&metrics::CGROUP_TASKS, 90.0), (&metrics::CGROUP_TASKS_LIMIT, 100.0)],
+                State::Warning,
+                "90 of 100 tasks",
+            ),
+            (
+                0.0,
+                &[(&metrics::CGROUP_TASKS, 90.0), (&metrics::CGROUP_TASKS_LIMIT, f64::INFINITY)],
+                State::Ok,
+                "0 of 10",
+            ),
+            // Told by `status`, and nothing to be woken for.
+            (0.0, &[(&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, 20.0)], State::Ok, "0 of 10"),
+        ] {
+            let (found, line) = verdict_on(&seen(processes, more));
+            assert_eq!(found, state, "{line}");
+            assert!(line.contains(words), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_not_ok() {
+        let mut blind = seen(1.0, &[]);
+        blind.facts.down.insert("log".to_owned());
+        blind.reasons.push(("log".to_owned(), "a|b\nc".to_owned()));
+        let (state, line) = verdict_on(&blind);
+        assert_eq!(state, State::Unknown);
+        assert!(line.contains("a/b c. | 'imap-login'=1;8;10;0;10"), "{line}");
+        // A full one is full all the same.
+        let mut full = seen(10.0, &[]);
+        full.facts.down.insert("log".to_owned());
+        assert_eq!(verdict_on(&full).0, State::Critical);
+        let mut shared = seen(1.0, &[]);
+        shared.facts.forget(&metrics::SERVICE_RESTART_REQUEST_LIMIT);
+        let (state, line) = verdict_on(&shared);
+        assert_eq!(
+            (state, line.as_str()),
+            (State::Unknown, "DOVECOT UNKNOWN - How full imap-login is cannot be told.")
+        );
+        let mut early = seen(1.0, &[]);
+        early.facts.forget(&metrics::SERVICE_DROP_WARNINGS);
+        assert_eq!(verdict_on(&early).0, State::Unknown);
+    }
+
+    #[test]
+    fn flaws_are_told() {
+        let more = [
+            (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, 20.0),
+            (&metrics::SERVICE_CLIENT_LIMIT_REQUIRED, 5.0),
+            (&metrics::SERVICE_QUEUE_FULL_KILLS, 2.0),
+            (&metrics::SERVICE_FAILURES, 1.0),
+        ];
+        let mut seen = seen(1.0, &more);
+        let texts = |seen: &Seen| -> Vec<String> {
+            troubles::find(seen, THRESHOLDS).into_iter().map(|trouble| trouble.text).collect()
+        };
+        let found = texts(&seen);
+        assert_eq!(
+            found,
+            [
+                "process_limit of imap-login is 20 on disk and 10 in force. Run doveadm reload.",
+                "imap-login takes 1 connections, and needs 5 when all services are full. Set its client_limit to that.",
+                "imap-login, since the start of the log: 2 clients turned out for others, 1 failed process.",
+            ]
+        );
+        // Meant to differ.
+        seen.facts.services[0].limit_is_flag = true;
+        assert_eq!(texts(&seen), found[1..]);
+    }
 }

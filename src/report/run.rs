@@ -21,7 +21,7 @@ use super::{
     source::{Seen, Source},
     status::{self, Style},
     troubles::{self, Thresholds},
-    words::wrap,
+    words::{one_line, wrap},
 };
 use crate::{
     cli::{Config, Status},
@@ -41,7 +41,7 @@ pub fn status(config: Config, options: &Status) -> ExitCode {
 
 /// Says in one sentence why nothing can be told.
 fn refuse(reason: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{reason}");
+    let _ = writeln!(io::stderr(), "{}", one_line(reason));
     ExitCode::FAILURE
 }
 
@@ -147,11 +147,12 @@ fn redraw(text: Result<&str, &String>) -> io::Result<()> {
     if !stdout.is_terminal() {
         return match text {
             Ok(text) => stdout.lock().write_all(text.as_bytes()),
-            Err(reason) => writeln!(io::stderr(), "{reason}"),
+            Err(reason) => writeln!(io::stderr(), "{}", one_line(reason)),
         };
     }
     let rows = tcgetwinsize(&stdout).map_or(24, |size| usize::from(size.ws_row)).max(2);
-    let text = text.unwrap_or_else(|reason| reason);
+    let reason = text.err().map(|reason| wrap(reason, 2));
+    let text = text.ok().or(reason.as_deref()).unwrap_or_default();
     // The worst is at the top, and must not scroll away.
     let lines: Vec<&str> = text.lines().take(rows - 1).collect();
     write!(stdout.lock(), "\u{1b}[H{}\u{1b}[K\n\u{1b}[J", lines.join("\u{1b}[K\n"))

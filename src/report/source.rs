@@ -147,13 +147,13 @@ impl Here {
         let reasons = reading.sources().into_iter();
         let mut reasons: Vec<(String, String)> =
             reasons.filter_map(|(source, why)| Some((source.to_owned(), why?.to_owned()))).collect();
-        if reading.tally.is_none() {
-            reasons.push(("log".to_owned(), format!("it was not read within {} s", LOOK_TIME.as_secs())));
-        }
         let (mut facts, at) = (Facts::of(&reading.page()), SystemTime::now());
         // These take time.
         facts.forget(&metrics::SERVICE_PROCESSES_PEAK);
         facts.forget(&metrics::SERVICE_AT_PROCESS_LIMIT_SECONDS);
+        if reading.tally.is_none() && facts.down.insert("log".to_owned()) {
+            reasons.push(("log".to_owned(), format!("it was not read within {} s", LOOK_TIME.as_secs())));
+        }
         let since = match &self.config.state_file {
             Some(file) => Since { time: None, what: format!("the state in {}", file.display()) },
             None => since_logs(&facts.logs, at),

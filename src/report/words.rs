@@ -7,6 +7,9 @@ use jiff::{Timestamp, tz::TimeZone};
 /// Columns of a terminal that nobody has widened.
 pub const COLUMNS: usize = 80;
 
+/// A plugin's output is cut off at 8 KiB (Nagios) or less, performance data and all.
+const MAX_SENTENCE: usize = 1500;
+
 /// A number in seven columns at most; `?` if it is not known.
 pub fn count(number: Option<f64>) -> String {
     match number {
@@ -73,6 +76,11 @@ pub fn tame(text: &str, most: usize) -> String {
         return text.chars().map(safe).collect();
     }
     text.chars().take(most.saturating_sub(2)).map(safe).chain("..".chars()).collect()
+}
+
+/// A sentence that may quote others.
+pub fn one_line(text: &str) -> String {
+    tame(&text.split_whitespace().collect::<Vec<_>>().join(" "), MAX_SENTENCE)
 }
 
 /// Paragraphs of words to lines of [`COLUMNS`], those behind the first indented.

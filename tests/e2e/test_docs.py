@@ -27,6 +27,8 @@ class Commands(unittest.TestCase):
         run_here = {
             "make demo",
             "target/release/dovecot-capacity-exporter",
+            "target/release/dovecot-capacity-exporter status",
+            "target/release/dovecot-capacity-exporter status imap-login --check",
             "curl -s http://localhost:9166/metrics | grep 'service=\"imap-login\"'",
             "doveadm reload",
             *RULES,
@@ -81,6 +83,20 @@ class Commands(unittest.TestCase):
             finally:
                 server.terminate()
                 server.communicate()
+
+    def test_look(self):
+        """At a Dovecot of ours, as the machine's own may not run; the table has every flag of its own."""
+        status, check = (shlex.split(command)[1:] for command in COMMANDS if " status" in command)
+        usage = subprocess.run([exporter_path(), *status, "--help"], capture_output=True, text=True, check=True).stdout
+        table = README.partition("## Look")[2].partition("\n## ")[0]
+        flags = {flag for flag in re.findall(r"--[a-z.-]+", usage) if "." not in flag} - {"--help"}
+        self.assertEqual(flags - {"--state.file"}, set(re.findall(r"`(--[a-z-]+)[=`]", table)))
+        with Dovecot("2.3") as dovecot:
+            here = [f"--dovecot.config={dovecot.config}", f"--dovecot.log-file={dovecot.log_path}"]
+            for arguments, words in ((status, "Nothing is wrong."), (check, "DOVECOT OK - ")):
+                found = subprocess.run([exporter_path(), *arguments, *here], capture_output=True, text=True)
+                self.assertEqual((found.returncode, found.stderr), (0, ""))
+                self.assertTrue(found.stdout.startswith(words), found.stdout)
 
     def test_scrape_configuration(self):
         with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

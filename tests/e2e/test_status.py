@@ -19,6 +19,7 @@ from typing import Any
 
 from imap_clients import Clients
 from lab import PERFORMANCE_MODE, Dovecot, Exporter, as_nobody, exporter_path, free_port, wait_until
+from loggers import Journald, LoggingDovecot, Room
 
 SERVICE = "imap-login"
 LIMIT = 10
@@ -363,6 +364,35 @@ class Status23(Status, unittest.TestCase):
 
 class Status24(Status, unittest.TestCase):
     generation = "2.4"
+
+
+class Journal(unittest.TestCase):
+    def test_the_last_hour_of_it(self) -> None:
+        room = self.enterContext(Room())
+        journald = self.enterContext(Journald(room))
+        services = {SERVICE: {"process_limit": LIMIT}}
+        dovecot = self.enterContext(LoggingDovecot("2.3", room, services=services))
+        clients = self.enterContext(Clients(dovecot))
+
+        def logged() -> int:
+            entries = journald.entries("SYSLOG_IDENTIFIER=dovecot", "_UID=0").values()
+            return sum(f"service({SERVICE}): process_limit" in entry for entry in entries)
+
+        here = [*flags(dovecot)[:2], "--dovecot.log-journal"]
+        none = Check(*here, before=room.enter)
+        self.assertEqual((none.state, none.data[f"{SERVICE}_drop_warnings"]["value"]), ("OK", 0))
+        clients.idle(LIMIT)
+        clients.knock(5, timeout=PATIENCE, until=logged)
+        clients.close()
+
+        def told() -> Check | None:
+            check = Check(*here, before=room.enter)
+            return check if check.data[f"{SERVICE}_drop_warnings"]["value"] == logged() else None
+
+        self.assertEqual(wait_until(told, PATIENCE, "the warnings").state, "CRITICAL")
+        # No journalctl is left behind.
+        found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        self.assertNotIn("--since=-1h", found)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
