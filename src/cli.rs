@@ -114,7 +114,7 @@ pub struct Status {
     /// Only this service.
     #[arg(value_name = "SERVICE", value_parser = service)]
     pub service: Option<Service>,
-    /// Ask a running exporter instead of this host, for instance http://mail.example.org:9166.
+    /// Ask a running exporter instead of this host, for instance mail.example.org:9166.
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
     /// Print JSON, in one line.

@@ -9,6 +9,7 @@ use crate::{
     exporter::reading::{Reading, ServiceReading},
     limits::Limit,
     log::state::LogState,
+    report::words,
     tally::ServiceTally,
 };
 
@@ -164,12 +165,7 @@ fn of_log(log: &LogState) -> String {
 }
 
 fn ago(time: SystemTime) -> String {
-    let seconds = time.elapsed().unwrap_or_default().as_secs();
-    match seconds {
-        0..=119 => format!("{seconds} s ago"),
-        120..=7199 => format!("{} min ago", seconds / 60),
-        _ => format!("{} h ago", seconds / 3600),
-    }
+    words::ago(time, SystemTime::now())
 }
 
 /// A number, or a dash if it is not known.
