@@ -158,9 +158,12 @@ impl ServiceFacts {
     /// Clients that are served now, as `instance_service:dovecot_service_clients:in_use` of the alerting rules has it.
     pub fn in_use(&self) -> Option<f64> {
         self.value(&metrics::SERVICE_CONNECTIONS).or_else(|| {
-            let one = |metric| self.value(metric).is_some_and(is_one);
-            let alone = one(&metrics::SERVICE_CLIENT_LIMIT) && one(&metrics::SERVICE_RESTART_REQUEST_LIMIT);
-            let processes = self.value(&metrics::SERVICE_PROCESSES).filter(|_| alone)?;
+            // client_limit is 1, too, then.
+            self.value(&metrics::SERVICE_RESTART_REQUEST_LIMIT).filter(|count| is_one(*count))?;
+            let limit = self.value(&metrics::SERVICE_PROCESS_LIMIT)?;
+            // More of them are of two configurations.
+            let processes =
+                self.value(&metrics::SERVICE_PROCESSES).filter(|processes| *processes <= limit)?;
             Some((processes - self.value(&metrics::SERVICE_PROCESS_MIN_AVAIL)?).max(0.0))
         })
     }
@@ -220,7 +223,8 @@ mod tests {
         Facts::of(&page).services.remove(0)
     }
 
-    const HIGH_SECURITY: [(&Metric, f64); 4] = [
+    const HIGH_SECURITY: [(&Metric, f64); 5] = [
+        (&metrics::SERVICE_PROCESS_LIMIT, 100.0),
         (&metrics::SERVICE_CLIENT_LIMIT, 1.0),
         (&metrics::SERVICE_RESTART_REQUEST_LIMIT, 1.0),
         (&metrics::SERVICE_PROCESS_MIN_AVAIL, 2.0),
@@ -236,8 +240,12 @@ mod tests {
         // The master knows better.
         let told = with(&[(&metrics::SERVICE_PROCESSES, 82.0), (&metrics::SERVICE_CONNECTIONS, 81.0)]);
         assert_eq!(told.in_use(), Some(81.0));
-        let shared = [(&metrics::SERVICE_CLIENT_LIMIT, 10.0), (&metrics::SERVICE_PROCESSES, 1.0)];
-        assert_eq!(service(&[&shared[..], &HIGH_SECURITY[1..]].concat()).in_use(), None);
+        // Some are of an older configuration.
+        assert_eq!(with(&[(&metrics::SERVICE_PROCESSES, 101.0)]).in_use(), None);
+        // Clients share processes.
+        let shared =
+            [(&metrics::SERVICE_PROCESSES, 1.0), (&metrics::SERVICE_RESTART_REQUEST_LIMIT, f64::INFINITY)];
+        assert_eq!(service(&[&HIGH_SECURITY[..2], &HIGH_SECURITY[3..], &shared].concat()).in_use(), None);
         // One client where one is allowed is no shortage.
         assert_eq!(service(&[(&metrics::SERVICE_CONNECTION_CAPACITY, 1.0)]).capacity(), None);
         let mut page = Page::default();

@@ -14,6 +14,8 @@ use crate::{
 
 /// A drop warning counts as of now for so long. The rules look back five minutes and then hold an alert for five.
 pub const RECENT: Duration = Duration::from_secs(10 * 60);
+/// What Dovecot's processes tell a full one is lost, and no client is.
+const TURNS_NOBODY_AWAY: &str = "stats";
 /// From this part of them on, tasks run short.
 const TASKS_SHORT: f64 = 0.9;
 
@@ -121,7 +123,7 @@ fn of_load(seen: &Seen, service: &ServiceFacts, thresholds: Thresholds) -> Optio
             format!("{} since {}", plural(warnings, "drop warning", "drop warnings"), since(&seen.since));
         let ago = ago(last, seen.at);
         (Level::Critical, format!("{name} turned clients away {ago}: {warnings}, {load}{waiting}."))
-    } else if share >= thresholds.critical {
+    } else if share >= thresholds.critical && name.as_str() != TURNS_NOBODY_AWAY {
         (
             Level::Critical,
             format!("{name} is full: {load}{waiting}, the next client waits and is then turned away."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import http.server
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from imap_clients import Clients
-from lab import PERFORMANCE_MODE, Dovecot, Exporter, as_nobody, exporter_path, free_port, wait_until
+from lab import (
+    PERFORMANCE_MODE,
+    REPOSITORY,
+    Dovecot,
+    Exporter,
+    Prometheus,
+    as_nobody,
+    exporter_path,
+    free_port,
+    wait_until,
+)
 from loggers import Journald, LoggingDovecot, Room
 
 SERVICE = "imap-login"
@@ -84,6 +95,8 @@ class Status:
 
     def start(self: Any, **options: Any) -> Dovecot:
         options.setdefault("services", {SERVICE: {"process_limit": LIMIT}})
+        # A name that no other Dovecot on the machine has.
+        options.setdefault("instance_name", "status-lab")
         return self.enterContext(Dovecot(self.generation, **options))
 
     def test_as_doveadm_and_the_exporter_have_it(self: Any) -> None:
@@ -149,6 +162,27 @@ class Status:
         self.assertEqual(alone["source"], "process titles")
         idle = {row["user"] for row in alone["users"] if row["idle"]}
         self.assertEqual(idle, {client.user for client in clients.held[:4]})
+
+    def test_load_is_what_the_rules_take_for_it(self: Any) -> None:
+        dovecot = self.start()
+        clients = self.enterContext(Clients(dovecot))
+        clients.idle(4)
+        for more in ((), ("--dovecot.master-socket=",)):
+            with self.subTest(more), Exporter(dovecot, *more) as exporter:
+                with Prometheus([exporter.address], rules=[REPOSITORY / "alerts/dovecot.rules.yml"]) as prometheus:
+
+                    def of_rules(name: str) -> dict[str, Any]:
+                        series = prometheus.query(f"instance_service:dovecot_service_clients:{name}")
+                        return {labels["service"]: "unlimited" if math.isinf(value) else value for labels, value in series}
+
+                    def agree() -> bool:
+                        rows = look(*flags(dovecot), *more)["services"]
+                        return all(
+                            len(of_rules(rule)) > 1 and of_rules(rule) == {row["service"]: row[rule] for row in rows if rule in row}
+                            for rule in ("in_use", "capacity")
+                        )
+
+                    wait_until(agree, PATIENCE, "the rules to be evaluated, and to agree")
 
     def test_top_without_titles(self: Any) -> None:
         dovecot = self.start()
@@ -282,8 +316,7 @@ class Status:
         self.assertIn("root only", text)
 
     def test_nothing_to_see(self: Any) -> None:
-        # By a name that no other Dovecot on the machine has.
-        dovecot = self.start(instance_name="status-lab")
+        dovecot = self.start()
         here = flags(dovecot)
         self.assert_sentence("nosuch", *here, words="no service nosuch")
         self.assert_sentence(*here, "--path.procfs=/nonexistent", "--dovecot.master-socket=", words="/nonexistent")
