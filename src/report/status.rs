@@ -75,7 +75,7 @@ pub fn screen(seen: &Seen, troubles: &[Trouble], style: Style) -> String {
     for source in &seen.facts.down {
         let reason = seen.reasons.iter().find(|(name, _)| name == source);
         let reason = reason.map_or("the exporter's landing page says why", |(_, reason)| reason);
-        push_line(&mut text, &wrap(&format!("Not seen: {}. {reason}.", what_it_tells(source)), 2));
+        push_line(&mut text, &wrap(&format!("Not seen: {}: {reason}.", what_it_tells(source)), 2));
     }
     text
 }

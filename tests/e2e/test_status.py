@@ -462,7 +462,8 @@ class From(unittest.TestCase):
             server.server_close()
 
     def test_no_page_of_an_exporter(self) -> None:
-        with Exporter(None, "--dovecot.config=/nonexistent") as exporter:
+        with Dovecot("2.3", instance_name="status-lab") as dovecot, Exporter(dovecot) as exporter:
+            dovecot.stop()
             page = exporter.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")[2].encode()
         self.assert_refused(page, "no Dovecot runs on the host of")
         for length in (len(page) // 2, len(page) - 2, len(page) - 6):
