@@ -3,6 +3,7 @@
 
 mod include;
 mod line;
+pub mod places;
 mod settings;
 mod value;
 
@@ -272,6 +273,7 @@ fn settle(config: &Config) -> Result<Limits, String> {
         services: services.into_iter().filter_map(|(name, settings)| Some((name?, settings))).collect(),
         listeners: vec![],
         client_limits_required: [].into(),
+        loads: vec![],
         base_dir: global("base_dir").map(Into::into),
         instance_name: config.global("instance_name").unwrap_or_else(|| Some("dovecot".to_owned())),
         log_files: super::log_files(global("log_path"), global("info_log_path")),

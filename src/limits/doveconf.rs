@@ -17,7 +17,12 @@ use tokio::{
     try_join,
 };
 
-use super::{Limit, LimitSource, Limits, Listener, Settings, clamped, config::size, defaults::Generation};
+use super::{
+    Limit, LimitSource, Limits, Listener, Settings, clamped,
+    config::size,
+    defaults::Generation,
+    next::{Load, client_limits_required},
+};
 use crate::service::{Program, Service};
 
 /// It takes 10 ms where all is well.
@@ -76,6 +81,24 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
             let absent = matches!(&failure, Failure::Start(error) if error.kind() == io::ErrorKind::NotFound);
             Err(if absent { Trouble::Absent(words) } else { Trouble::Failed(words) })
         }
+    }
+}
+
+/// Which Dovecot it is, and the `dovecot_config_version` of 2.4; the error is a sentence.
+pub async fn version(doveconf: &Path, config: &Path) -> Result<(String, Option<String>), String> {
+    let dump = run(doveconf, &["-n"], config, &[]).await;
+    let (dump, _) = dump.map_err(|failure| in_words(doveconf, config, &failure))?;
+    // # 2.4.1-4 (7d8c0e5759): /etc/dovecot/dovecot.conf
+    let version =
+        dump.lines().find_map(|line| line.strip_prefix("# ")?.split_once(" (")?.0.split('-').next());
+    let version = version.filter(|version| version.starts_with(|first: char| first.is_ascii_digit()));
+    let configured = dump.lines().find_map(|line| line.strip_prefix("dovecot_config_version = "));
+    match version {
+        Some(version) => Ok((version.to_owned(), configured.map(ToOwned::to_owned))),
+        None => Err(format!(
+            "{} does not say which Dovecot it is of: give --dovecot.doveconf the doveconf of Dovecot",
+            doveconf.display()
+        )),
     }
 }
 
@@ -332,29 +355,23 @@ impl Settled<'_> {
         self.all.listeners.iter().filter_map(listener).collect()
     }
 
-    /// What the master demands of the `client_limit` of auth and anvil, and warns of if it is lower
-    /// (`master_settings_verify`, src/master/master-settings.c).
-    fn client_limits_required(&self) -> BTreeMap<Service, u32> {
-        // Of anvil, the master itself takes two.
-        let (mut auth, mut anvil) = (Some(0), Some(2_u32));
-        for (name, settings) in self.all.services.iter().filter(|(_, settings)| self.all.enabled(settings)) {
+    /// What counts for the limits of others.
+    fn loads(&self) -> Vec<Load> {
+        let enabled = self.all.services.iter().filter(|(_, settings)| self.all.enabled(settings));
+        let load = |(name, settings): (&&str, &BTreeMap<&str, &str>)| {
             let processes = match self.limit(name, "process_limit") {
                 Some(Limit::Of(processes)) => Some(processes),
                 _ => None,
             };
-            let add = |sum: Option<u32>| sum.zip(processes).and_then(|(sum, more)| sum.checked_add(more));
-            let login = settings.get("type").copied() == Some("login");
-            let lasting = self.settings(name).restart_request_count != Some(Limit::Of(1));
-            let protocol = settings.get("protocol").is_some_and(|protocol| !protocol.is_empty());
-            if protocol && (lasting || login) && *name != "imap-hibernate" {
-                auth = add(auth);
-            }
-            if login || *name == "auth" {
-                anvil = add(anvil);
-            }
-        }
-        let required = [("auth", auth), ("anvil", anvil)];
-        required.into_iter().filter_map(|(name, number)| Some((Service::parse(name)?, number?))).collect()
+            Some(Load {
+                service: Service::parse(name)?,
+                processes,
+                once: self.settings(name).restart_request_count == Some(Limit::Of(1)),
+                login: settings.get("type").copied() == Some("login"),
+                protocol: settings.get("protocol").is_some_and(|protocol| !protocol.is_empty()),
+            })
+        };
+        enabled.filter_map(load).collect()
     }
 }
 
@@ -383,10 +400,12 @@ fn parse(all: &str, explicit: &str) -> Option<Limits> {
     let services = settled.all.services.iter().filter(|(_, settings)| settled.all.enabled(settings));
     let services: BTreeMap<Service, Settings> =
         services.filter_map(|(name, _)| Some((Service::parse(name)?, settled.settings(name)))).collect();
+    let loads = settled.loads();
     (!services.is_empty()).then(|| Limits {
         services,
         listeners: settled.listeners(),
-        client_limits_required: settled.client_limits_required(),
+        client_limits_required: client_limits_required(&loads),
+        loads,
         base_dir: global("base_dir").map(Into::into),
         instance_name: global("instance_name").map(Into::into),
         log_files: super::log_files(global("log_path"), global("info_log_path")),

@@ -4,6 +4,7 @@ pub mod config;
 pub mod defaults;
 pub mod doveconf;
 pub mod files;
+pub mod next;
 
 use std::{
     collections::BTreeMap,
@@ -110,6 +111,8 @@ pub struct Limits {
     pub listeners: Vec<Listener>,
     /// The `client_limit` that some of them need under full load.
     pub client_limits_required: BTreeMap<Service, u32>,
+    /// What of the services' settings counts for that.
+    pub loads: Vec<next::Load>,
     /// The `base_dir` setting.
     pub base_dir: Option<PathBuf>,
     /// The `instance_name` setting.

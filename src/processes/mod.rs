@@ -1,6 +1,7 @@
 //! Processes: Dovecot's, and the exporter's own.
 
 pub mod cgroup;
+pub mod memory;
 pub mod own;
 pub mod process;
 pub mod sampler;
