@@ -1,6 +1,7 @@
 //! What a person at a terminal, or a monitoring plugin, is told: the samples of a page, in words.
 
 pub mod arithmetic;
+pub mod blocks;
 pub mod check;
 pub mod facts;
 pub mod holders;

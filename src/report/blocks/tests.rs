@@ -1,0 +1,107 @@
+use super::*;
+use proptest::prelude::*;
+
+fn service(name: &str) -> Service {
+    Service::parse(name).expect("a name")
+}
+
+/// `imap-login`, and what is beside it, with these limits.
+fn host(version: &str, login: (u32, bool), imap: u32, clients: [u32; 3], files: u32) -> Host {
+    let settings = |processes, clients, once| Settings {
+        process_limit: Some(Limit::Of(processes)),
+        client_limit: Some(Limit::Of(clients)),
+        restart_request_count: Some(if once { Limit::Of(1) } else { Limit::Unlimited }),
+        process_min_avail: Some(0),
+        vsz_limit: Some(Limit::Of(256 << 20)),
+        ..Settings::default()
+    };
+    let (processes, once) = login;
+    let all = [
+        ("imap-login", settings(processes, if once { 1 } else { 1000 }, once)),
+        ("imap", settings(imap, 1, true)),
+        ("auth", settings(1, clients[0], false)),
+        ("anvil", settings(1, clients[1], false)),
+        ("stats", settings(1, clients[2], false)),
+    ];
+    let loads = all.iter().map(|(name, settings)| Load {
+        service: service(name),
+        processes: number(settings.process_limit),
+        once: settings.restart_request_count == Some(Limit::Of(1)),
+        login: name.ends_with("-login"),
+        protocol: name.starts_with("imap"),
+    });
+    let loads = loads.collect();
+    let services = all.iter().map(|(name, settings)| (service(name), settings.clone())).collect();
+    Host {
+        version: version.to_owned(),
+        limits: Limits { services, loads, ..Limits::default() },
+        processors: 4,
+        open_files: Some(files.into()),
+        ..Host::default()
+    }
+}
+
+/// A setting of the block, or else as it was.
+fn after(host: &Host, remedy: &Remedy, name: &str, key: &str) -> u32 {
+    let block = remedy.block.split(&format!("service {name} {{\n")).nth(1);
+    let block = block.and_then(|rest| rest.split('}').next()).unwrap_or_default();
+    let set = block.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(" = ")?.parse().ok());
+    let settings = &host.limits.services[&service(name)];
+    let now = if key == "client_limit" { settings.client_limit } else { settings.process_limit };
+    set.or(number(now)).expect("a number")
+}
+
+proptest! {
+    /// The sums are made here anew, from the block.
+    #[test]
+    fn all_that_must_follow_does(
+        old in any::<bool>(), once in any::<bool>(), shared in any::<bool>(), processes in 1..5000_u32,
+        imap in 1..5000_u32, limits in prop::array::uniform3(1..5000_u32), files in 10..100_000_u32, clients in 1..50_000_u32,
+    ) {
+        let host = host(if old { "2.3.19.1" } else { "2.4.1" }, (processes, once), imap, limits, files);
+        let way = if shared { Way::Shared } else { Way::Processes };
+        let remedy = remedy(&host, &service("imap-login"), way, clients).expect("a service");
+        let of = |name, key| after(&host, &remedy, name, key);
+        let login = of("imap-login", "process_limit");
+        prop_assert!(remedy.capacity >= f64::from(clients));
+        let each = if shared { of("imap-login", "client_limit") } else { 1 };
+        prop_assert!(u64::from(login) * u64::from(each) >= u64::from(clients));
+        prop_assert!(of("imap", "process_limit") >= clients);
+        // master_settings_verify, src/master/master-settings.c
+        prop_assert!(of("auth", "client_limit") >= login);
+        prop_assert!(of("anvil", "client_limit") >= login + 3);
+        prop_assert!(of("stats", "client_limit") >= login + clients.min(of("imap", "process_limit")));
+        let largest = ["auth", "anvil", "stats"].map(|name| of(name, "client_limit")).into_iter().max().expect("three").max(1000);
+        let unit = remedy.unit.iter().find_map(|(line, _)| line.strip_prefix("LimitNOFILE=")?.parse().ok());
+        prop_assert!(unit.unwrap_or(files) >= largest);
+        prop_assert!(remedy.restart || unit.is_none() && of("anvil", "client_limit") == limits[1]);
+        let count = match (old, shared) {
+            (true, true) => "service_count = 0",
+            (false, true) => "restart_request_count = unlimited",
+            (true, false) => "service_count = 1",
+            (false, false) => "restart_request_count = 1",
+        };
+        prop_assert_eq!(remedy.block.contains(count), shared || !once);
+        prop_assert!(!shared || remedy.block.contains("process_min_avail = 4"));
+    }
+}
+
+#[test]
+fn a_block() {
+    let host = host("2.4.1", (100, true), 1024, [1000, 1000, 1000], 65535);
+    let login = service("imap-login");
+    let more = remedy(&host, &login, Way::Processes, 400).expect("a service");
+    assert_eq!(
+        more.block,
+        "# Dovecot 2.4: imap-login for 400 clients\nservice imap-login {\n  process_limit = 400\n}\n"
+    );
+    assert!(!more.restart && more.others.is_empty() && more.unit.is_empty());
+    let shared = remedy(&host, &login, Way::Shared, 400).expect("a service");
+    assert_eq!(
+        shared.block,
+        "# Dovecot 2.4: imap-login for 400 clients\nservice imap-login {\n  client_limit = 1000\n  restart_request_count = unlimited\n  process_limit = 5\n  process_min_avail = 4\n}\n"
+    );
+    let auth = remedy(&host, &service("auth"), Way::Processes, 3000).expect("a service");
+    assert!(auth.block.contains("service auth {\n  client_limit = 3000\n}"), "{}", auth.block);
+    assert!(remedy(&host, &service("pop3-login"), Way::Shared, 5).is_none());
+}
