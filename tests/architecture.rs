@@ -58,7 +58,7 @@ const PLACES: [(&str, &[&str]); 14] = [
             "report/run.rs",
         ],
     ),
-    ("serde_json", &["checkpoint.rs", "log/header.rs", "report/json.rs"]),
+    ("serde_json", &["checkpoint.rs", "log/header.rs", "report/history.rs", "report/json.rs"]),
     ("tower_http", &["web/routes.rs"]),
     ("ureq", &["report/source.rs"]),
 ];

@@ -156,7 +156,7 @@ mod tests {
         }
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.into());
         let since = Since { time: None, what: "the log".to_owned() };
-        Seen { facts: Facts::of(&page), at, since, reasons: vec![], master: None }
+        Seen { facts: Facts::of(&page), at, since, reasons: vec![], master: None, configured: None }
     }
 
     fn verdict_on(seen: &Seen) -> (State, String) {

@@ -4,6 +4,7 @@ pub mod arithmetic;
 pub mod blocks;
 pub mod check;
 pub mod facts;
+pub mod history;
 pub mod holders;
 pub mod json;
 pub mod run;

@@ -50,6 +50,8 @@ pub struct Seen {
     pub reasons: Vec<(String, String)>,
     /// The master's process id, on this host.
     pub master: Option<i32>,
+    /// When the master last read its configuration, on this host.
+    pub configured: Option<SystemTime>,
 }
 
 /// Since when drop warnings are counted.
@@ -65,7 +67,7 @@ pub struct Since {
 #[derive(Debug)]
 pub enum Source {
     /// A running exporter.
-    Url(String, Agent),
+    Url(String),
     /// This host.
     Here(Box<Here>),
 }
@@ -86,9 +88,7 @@ impl Source {
         let path =
             url.split_once("://").map_or("", |(_, rest)| rest).split_once('/').map_or("", |(_, path)| path);
         let url = if path.is_empty() { format!("{}/metrics", url.trim_end_matches('/')) } else { url };
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-        let config = Agent::config_builder().timeout_global(Some(PAGE_TIME)).tls_config(tls).proxy(None);
-        Self::Url(url, config.build().into())
+        Self::Url(url)
     }
 
     /// This host. Reads its limits and its logs; the error is a sentence.
@@ -104,10 +104,10 @@ impl Source {
     /// Takes a look; the error is a sentence that says why nothing can be told.
     pub async fn look(&self) -> Result<Seen, String> {
         let (mut seen, place) = match self {
-            Self::Url(url, agent) => {
-                let (url, agent) = (url.clone(), agent.clone());
+            Self::Url(url) => {
+                let url = url.clone();
                 let place = format!("on the host of {url}");
-                (spawn_blocking(move || fetch(&url, &agent)).await.expect("a panic ends the process")?, place)
+                (spawn_blocking(move || fetch(&url)).await.expect("a panic ends the process")?, place)
             }
             Self::Here(here) => (here.look().await, format!("with {}", here.config.dovecot_config.display())),
         };
@@ -159,7 +159,11 @@ impl Here {
             None => since_logs(&facts.logs, at),
         };
         let master = reading.census.as_ref().ok().and_then(|census| Some(census.master.as_ref()?.pid));
-        Seen { facts, at, since, reasons, master }
+        let configured = reading.census.as_ref().ok().and_then(|census| {
+            census.generation?;
+            at.checked_sub(census.generation_age)
+        });
+        Seen { facts, at, since, reasons, master, configured }
     }
 }
 
@@ -177,13 +181,17 @@ fn since_logs(logs: &[String], now: SystemTime) -> Since {
     Since { time: logs.iter().filter_map(start).min(), what: logs.join(", ") }
 }
 
-fn fetch(url: &str, agent: &Agent) -> Result<Seen, String> {
-    let accept = "application/openmetrics-text; version=1.0.0";
-    let answer = agent
-        .get(url)
-        .header("Accept", accept)
-        .call()
-        .and_then(|mut answer| answer.body_mut().with_config().limit(MAX_PAGE).read_to_vec());
+/// What is at `url`; the error is why it cannot be read.
+pub fn get(url: &str, accept: &str, query: &[(&str, &str)]) -> Result<Vec<u8>, ureq::Error> {
+    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    let config = Agent::config_builder().timeout_global(Some(PAGE_TIME)).tls_config(tls).proxy(None);
+    let agent: Agent = config.build().into();
+    let request = agent.get(url).header("Accept", accept).query_pairs(query.iter().copied());
+    request.call().and_then(|mut answer| answer.body_mut().with_config().limit(MAX_PAGE).read_to_vec())
+}
+
+fn fetch(url: &str) -> Result<Seen, String> {
+    let answer = get(url, "application/openmetrics-text; version=1.0.0", &[]);
     let at = SystemTime::now();
     let text = answer.map_err(|error| match error {
         ureq::Error::StatusCode(_) | ureq::Error::BodyExceedsLimit(_) => {
@@ -202,5 +210,5 @@ fn fetch(url: &str, agent: &Agent) -> Result<Seen, String> {
     let time = time.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time));
     let what = if facts.has_state { "the exporter's state" } else { "the exporter's start" };
     let since = Since { time, what: what.to_owned() };
-    Ok(Seen { facts, at, since, reasons: vec![], master: None })
+    Ok(Seen { facts, at, since, reasons: vec![], master: None, configured: None })
 }
