@@ -2,7 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "--help prints these sentences as they stand")]
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -106,6 +106,31 @@ pub struct Config {
 pub enum Command {
     /// Shows each service beside its limits, and first what is wrong.
     Status(Status),
+    /// Says what to set so that a service has room for its clients, and what to paste. Writes nothing.
+    Advise(Advise),
+}
+
+/// On what to advise, and from what.
+#[derive(Args, Clone, Debug)]
+pub struct Advise {
+    /// On this service. [default: the login service that turns clients away, else the fullest]
+    #[arg(value_name = "SERVICE", value_parser = service)]
+    pub service: Option<Service>,
+    /// Also ask a running exporter of this host for its peak, for instance localhost:9166.
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// Take peak and growth from a Prometheus that has the rules of this project, for instance localhost:9090.
+    #[arg(long, value_name = "URL")]
+    pub prometheus: Option<String>,
+    /// With --prometheus: look so far back, in hours, days or weeks.
+    #[arg(long, value_name = "TIME", requires = "prometheus", default_value = "7d", value_parser = period)]
+    pub period: Duration,
+    /// With --prometheus: the label instance of this host, if it knows several.
+    #[arg(long, value_name = "INSTANCE", requires = "prometheus")]
+    pub instance: Option<String>,
+    /// Print JSON, in one line.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to show it.
@@ -147,13 +172,13 @@ pub struct Status {
 impl Config {
     /// Flags that do not go together; the error is a sentence.
     pub fn check(&self) -> Result<(), &'static str> {
-        if let Some(Command::Status(status)) = &self.command {
-            if status.warning > status.critical {
-                return Err("--warning is above --critical: give it no more than that");
-            }
-            if self.log_files.iter().any(|file| file.as_os_str() == "-") {
-                return Err("a look reads no standard input: give --dovecot.log-file a file");
-            }
+        if let Some(Command::Status(status)) = &self.command
+            && status.warning > status.critical
+        {
+            return Err("--warning is above --critical: give it no more than that");
+        }
+        if self.command.is_some() && self.log_files.iter().any(|file| file.as_os_str() == "-") {
+            return Err("a look reads no standard input: give --dovecot.log-file a file");
         }
         if !self.log_master {
             return Ok(());
@@ -228,6 +253,21 @@ fn process_limit(text: &str) -> Result<(Service, u32), &'static str> {
 
 fn service(text: &str) -> Result<Service, &'static str> {
     Service::parse(text).ok_or("write the name of a service, for example imap-login")
+}
+
+fn period(text: &str) -> Result<Duration, &'static str> {
+    let hours = |unit| match unit {
+        'h' => Some(1),
+        'd' => Some(24),
+        'w' => Some(7 * 24),
+        _ => None,
+    };
+    let parse = || {
+        let number: u64 = text.get(..text.len().checked_sub(1)?)?.parse().ok()?;
+        number.checked_mul(hours(text.chars().last()?)?).filter(|hours| (1..=365 * 24).contains(hours))
+    };
+    let hours = parse().ok_or("write hours, days or weeks up to 365d, for example 36h, 7d or 4w")?;
+    Ok(Duration::from_secs(hours * 3600))
 }
 
 fn identifier(text: &str) -> Result<String, &'static str> {

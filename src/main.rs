@@ -50,8 +50,10 @@ fn main() -> ExitCode {
     if let Err(reason) = config.check() {
         return refuse(reason);
     }
-    if let Some(Command::Status(options)) = config.command.clone() {
-        return report::run::status(config, &options);
+    match config.command.clone() {
+        Some(Command::Status(options)) => return report::run::status(config, &options),
+        Some(Command::Advise(options)) => return report::run::advise(&config, &options),
+        None => {}
     }
     start_log(config.log_level, config.log_format);
     raise_descriptors();

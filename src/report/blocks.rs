@@ -84,7 +84,7 @@ struct Draft<'a> {
 
 impl Host {
     /// 2.4 has a name of its own for `service_count`, and for no limit.
-    fn is_old(&self) -> bool {
+    pub fn is_old(&self) -> bool {
         !self.version.starts_with("2.4") && !self.version.starts_with('3')
     }
 

@@ -1,9 +1,12 @@
-//! `status --json`: one object, in one line. What is not known is not in it.
+//! `status --json` and `advise --json`: one object, in one line. What is not known is not in it.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{
+    advise::{Advice, Choice, Process},
+    arithmetic::Number,
+    blocks::{Remedy, Way},
     facts::{Facts, Mode, ServiceFacts},
     holders::{Holder, Holders},
     source::Seen,
@@ -39,6 +42,62 @@ pub fn line(seen: &Seen, troubles: &[Trouble], top: Option<Result<Holders, Strin
         ("sources_down", Some(Value::Object(seen.facts.down.iter().map(down).collect()))),
     ]);
     answer.to_string() + "\n"
+}
+
+/// `advise --json`: one object, in one line.
+pub fn advice(advice: &Advice) -> String {
+    let process = |process: &Process| json!({ "service": process.service.as_str(), "bytes": process.bytes, "how": process.how });
+    let answer = known([
+        ("service", Some(advice.service.as_str().into())),
+        ("dovecot_version", Some(advice.host.version.as_str().into())),
+        ("dovecot_config_version", advice.host.config_version.as_deref().map(Value::from)),
+        ("mode", advice.mode.map(Mode::as_str).map(Value::from)),
+        ("in_use", Some(advice.in_use.into())),
+        ("capacity", Some(advice.demand.limit.map_or("unlimited".into(), Value::from))),
+        ("peak", Some(advice.demand.peak.into())),
+        ("peak_cut_off", Some(advice.demand.is_cut_off().into())),
+        ("seen", Some(advice.seen.iter().map(|seen| Value::from(seen.as_str())).collect())),
+        ("growth_per_week", advice.demand.growth.map(Value::from)),
+        ("confidence", Some(advice.confidence.0.as_str().into())),
+        ("confidence_reason", Some(advice.confidence.1.as_str().into())),
+        ("memory", Some(advice.memory.iter().map(process).collect())),
+        ("memory_available_bytes", advice.host_memory.map(|(available, _)| number(available))),
+        ("options", Some(advice.options.iter().map(choice).collect())),
+        ("recommended", advice.recommended.0.map(way).map(Value::from)),
+        ("recommended_reason", Some(advice.recommended.1.as_str().into())),
+        ("flaws", Some(advice.flaws.iter().map(|flaw| Value::from(flaw.as_str())).collect())),
+        ("file", Some(advice.file.display().to_string().into())),
+        ("set_in", Some(advice.set_in.iter().map(|place| Value::from(place.as_str())).collect())),
+    ]);
+    answer.to_string() + "\n"
+}
+
+fn way(way: Way) -> &'static str {
+    match way {
+        Way::Processes => "processes",
+        Way::Shared => "shared",
+    }
+}
+
+fn choice(choice: &Choice) -> Value {
+    let remedy = choice.remedy.as_ref();
+    let lines = |remedy: &Remedy| remedy.unit.iter().map(|(line, _)| Value::from(line.as_str())).collect();
+    let (clients, arithmetic, affordable) = match &choice.number {
+        Number::Of(clients, arithmetic) => (Some(*clients), Some(arithmetic.as_str()), None),
+        Number::NoMemory(affordable, _) => (None, None, Some(*affordable)),
+    };
+    known([
+        ("way", Some(way(choice.way).into())),
+        ("clients", clients.map(Value::from)),
+        ("arithmetic", arithmetic.map(Value::from)),
+        ("memory_allows_only", affordable.map(Value::from)),
+        ("more_memory_bytes", choice.bytes.map(number)),
+        ("capacity", remedy.map(|remedy| number(remedy.capacity))),
+        ("block", remedy.map(|remedy| remedy.block.as_str().into())),
+        ("unit", remedy.map(lines)),
+        ("somaxconn", remedy.and_then(|remedy| remedy.somaxconn).map(Value::from)),
+        ("restart", remedy.map(|remedy| remedy.restart.into())),
+    ])
 }
 
 fn known<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {

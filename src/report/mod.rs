@@ -1,5 +1,7 @@
 //! What a person at a terminal, or a monitoring plugin, is told: the samples of a page, in words.
 
+pub mod advice;
+pub mod advise;
 pub mod arithmetic;
 pub mod blocks;
 pub mod check;

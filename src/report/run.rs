@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    advice, advise,
     check::{self, State},
     holders::{self, Holders},
     json,
@@ -24,7 +25,7 @@ use super::{
     words::{one_line, wrap},
 };
 use crate::{
-    cli::{Config, Status},
+    cli::{Advise, Config, Status},
     exporter::threads::runtime,
 };
 
@@ -37,6 +38,29 @@ pub fn status(config: Config, options: &Status) -> ExitCode {
     let code = runtime.block_on(answer(config, options));
     runtime.shutdown_background();
     code
+}
+
+/// `advise`, to its exit code.
+pub fn advise(config: &Config, options: &Advise) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("the system lets no event loop start: {error}")),
+    };
+    let answer = runtime.block_on(async {
+        let source = Source::here(config.clone()).await?;
+        let answer = advise::advise(config, options, &source).await;
+        source.end().await;
+        answer
+    });
+    runtime.shutdown_background();
+    let advice = match answer {
+        Ok(advice) => advice,
+        Err(reason) => return refuse(&reason),
+    };
+    let text = if options.json { json::advice(&advice) } else { advice::lines(&advice) };
+    // Whoever was to read it may have gone.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 /// Says in one sentence why nothing can be told.

@@ -1,0 +1,221 @@
+//! `advise`, for people: what is, the remedies with what to paste, and one recommendation.
+
+use std::fmt::Write;
+
+use super::{
+    advise::{Advice, Choice, Confidence},
+    arithmetic::Number,
+    blocks::{Remedy, Way},
+    words::{bytes, count, wrap},
+};
+use crate::service::Service;
+
+impl Confidence {
+    /// In a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+/// All of it.
+pub fn lines(advice: &Advice) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, words: &str| {
+        push(&mut text, &format!("{:<12} {words}", format!("{name}:")), 13);
+    };
+    line("Service", &service(advice));
+    let peak = format!("{} clients; {} now", advice.demand.peak, advice.in_use);
+    let seen = if advice.seen.is_empty() { "no drop warnings".to_owned() } else { advice.seen.join("; ") };
+    line("Peak", &format!("{peak} ({seen})."));
+    line("Growth", &growth(advice));
+    line("Memory", &memory(advice));
+    let (confidence, why) = &advice.confidence;
+    line("Confidence", &format!("{}: {why}.", confidence.as_str()));
+    line("Recommended", &format!("{}.", advice.recommended.1));
+    for flaw in &advice.flaws {
+        line("Beside it", flaw);
+    }
+    for choice in &advice.options {
+        text.push('\n');
+        option(&mut text, advice, choice);
+    }
+    text
+}
+
+fn push(text: &mut String, words: &str, indent: usize) {
+    text.push_str(wrap(words, indent).trim_end());
+    text.push('\n');
+}
+
+fn service(advice: &Advice) -> String {
+    let (processes, clients) = advice.limits;
+    let mode = advice.mode.map(|mode| format!(", {} mode", mode.as_str())).unwrap_or_default();
+    let configured = advice.host.config_version.as_ref();
+    let configured =
+        configured.map(|version| format!(" (dovecot_config_version {version})")).unwrap_or_default();
+    format!(
+        "{} of Dovecot {}{configured} takes {} clients: process_limit {}, client_limit {}{mode}.",
+        advice.service,
+        advice.host.version,
+        count(advice.demand.limit.map(f64::from).or(Some(f64::INFINITY))),
+        count(processes),
+        count(clients)
+    )
+}
+
+fn growth(advice: &Advice) -> String {
+    match (advice.demand.growth, &advice.growth) {
+        (Some(growth), Some(from)) => format!("{growth:+.1} clients a week at the peak ({from})."),
+        _ => "not known: it takes a Prometheus and five days.".to_owned(),
+    }
+}
+
+fn memory(advice: &Advice) -> String {
+    let mut parts: Vec<String> = advice
+        .memory
+        .iter()
+        .map(|process| {
+            format!("{} for a process of {} ({})", fine(process.bytes), process.service, process.how)
+        })
+        .collect();
+    let missing = [Some(&advice.service), advice.host.backend(&advice.service)].into_iter().flatten();
+    let known = |service: &Service| advice.memory.iter().any(|process| process.service == *service);
+    parts.extend(
+        missing
+            .filter(|service| !known(service))
+            .map(|service| format!("no process of {service} to measure")),
+    );
+    parts.push(match advice.host_memory {
+        Some((available, total)) => {
+            format!("{} of {} available", bytes(Some(available)), bytes(Some(total)))
+        }
+        None => "what is available is not known".to_owned(),
+    });
+    parts.join(", ") + "."
+}
+
+/// With a digit behind the point where that says something.
+fn fine(number: f64) -> String {
+    let mebibytes = number / 1_048_576.0;
+    if mebibytes < 10.0 { format!("{mebibytes:.1}M") } else { bytes(Some(number)) }
+}
+
+fn option(text: &mut String, advice: &Advice, choice: &Choice) {
+    let login = advice.options.len() > 1;
+    let title = match (choice.way, login) {
+        (Way::Processes, true) => "Option 1: a process for each client (high-security mode)",
+        (Way::Shared, true) => "Option 2: processes that clients share (performance mode)",
+        (_, false) => "What to set",
+    };
+    push(text, title, 0);
+    match (&choice.number, &choice.remedy) {
+        (Number::NoMemory(affordable, least), _) => {
+            let words = format!(
+                "  Memory forbids it: {least} clients at least are to be served, and there is memory for {affordable}."
+            );
+            push(text, &words, 2);
+        }
+        (Number::Of(_, arithmetic), Some(remedy)) => {
+            push(text, &format!("  Clients: {arithmetic}."), 11);
+            push(text, &format!("  Costs:   {}", costs(advice, choice, remedy)), 11);
+            for other in &remedy.others {
+                push(text, &format!("  Rises:   {other}."), 11);
+            }
+            steps(text, advice, remedy);
+        }
+        (Number::Of(..), None) => push(text, "  The configuration on disk has no such service.", 2),
+    }
+}
+
+fn costs(advice: &Advice, choice: &Choice, remedy: &Remedy) -> String {
+    let memory = match choice.bytes {
+        Some(more) => format!("{} more memory when all of them are there", bytes(Some(more))),
+        None => "memory that cannot be told now".to_owned(),
+    };
+    match choice.way {
+        Way::Shared => format!(
+            "{memory}. Up to {} clients share a process: whoever breaks into it has their passwords and traffic, and when it crashes they are cut off.",
+            count(Some(remedy.capacity / f64::from(remedy.processes.max(1))))
+        ),
+        Way::Processes if advice.service.as_str().ends_with("-login") => {
+            format!("{memory}. No client shares a process.")
+        }
+        Way::Processes => format!("{memory}."),
+    }
+}
+
+fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
+    let mut number = 0;
+    let mut step = |text: &mut String, words: &str| {
+        number += 1;
+        push(text, &format!("  {number}. {words}"), 5);
+    };
+    let now = match advice.set_in.as_slice() {
+        [] => String::new(),
+        places => format!(" It overrides what is set now in {}.", places.join(", ")),
+    };
+    let file = advice.file.display();
+    step(text, &format!("Append to {file}, which Dovecot reads last:{now}"));
+    write!(text, "\n{}\n", remedy.block).expect("a String takes everything");
+    if !remedy.unit.is_empty() {
+        let why: Vec<&str> = remedy.unit.iter().map(|(_, why)| why.as_str()).collect();
+        step(text, &format!("Put this into the unit, with systemctl edit dovecot: {}.", why.join("; ")));
+        let lines: Vec<&str> = remedy.unit.iter().map(|(line, _)| line.as_str()).collect();
+        write!(text, "\n[Service]\n{}\n\n", lines.join("\n")).expect("a String takes everything");
+    }
+    if let Some(somaxconn) = remedy.somaxconn {
+        step(text, &format!("Let as many wait: sysctl -w net.core.somaxconn={somaxconn}"));
+    }
+    let config = if advice.config.as_os_str() == "/etc/dovecot/dovecot.conf" {
+        String::new()
+    } else {
+        format!(" -c {}", advice.config.display())
+    };
+    let (how, why) = if remedy.restart {
+        ("systemctl restart dovecot".to_owned(), restart_reason(remedy))
+    } else {
+        (format!("doveadm{config} reload"), queue(advice, remedy))
+    };
+    step(text, &format!("doveconf{config} -n > /dev/null && {how}"));
+    push(text, &format!("     {why}"), 5);
+    step(text, &format!("Verify: doveadm{config} service status {}", advice.service));
+    let (processes, name) = (remedy.processes, &advice.service);
+    let words = format!(
+        "     shows {}, listen_pending n, and a last_drop_warning that stays 0 over the next busy hour. doveconf{config} -n warns of no limit.",
+        if processes > 1 {
+            format!("process_limit {processes}")
+        } else {
+            format!("the new client_limit of {name}")
+        }
+    );
+    push(text, &words, 5);
+}
+
+fn restart_reason(remedy: &Remedy) -> String {
+    let mut why = Vec::new();
+    if remedy.block.contains("service anvil {") {
+        why.push("anvil takes a new client_limit only so");
+    }
+    if !remedy.unit.is_empty() {
+        why.push("the unit's limits are those of the start");
+    }
+    format!(
+        "A restart, which disconnects everybody: {}. It enlarges the queue for waiting clients, too.",
+        why.join(", and ")
+    )
+}
+
+/// A reload does not make it longer.
+fn queue(advice: &Advice, remedy: &Remedy) -> String {
+    let now = "A reload disconnects everybody once, after some seconds (not with shutdown_clients = no).";
+    match advice.queue.filter(|queue| *queue < remedy.capacity) {
+        Some(queue) => {
+            format!("{now} The queue for waiting clients stays at {} until a restart.", count(Some(queue)))
+        }
+        None => format!("{now} A longer queue for waiting clients takes a restart."),
+    }
+}

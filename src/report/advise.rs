@@ -1,0 +1,444 @@
+//! `advise`: what is, and what to set.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+    time::{Duration, SystemTime},
+};
+
+use tokio::task::spawn_blocking;
+
+use super::{
+    arithmetic::{Demand, Memory, Number},
+    blocks::{self, Host, Remedy, Way},
+    facts::{Facts, Mode, ServiceFacts},
+    history::{self, days},
+    source::{Seen, Source},
+    troubles::{self, Level, last_warning, since},
+    words::clock,
+};
+use crate::{
+    cli::{Advise, Config},
+    limits::{self, config::places, doveconf, next::Load},
+    metrics,
+    processes::memory,
+    service::Service,
+};
+
+/// Proportional bytes of a login process for one client, where none can be measured: on 2.3.19.1, and on 2.4.1.
+const LOGIN_BYTES: (f64, f64) = (1.3e6, 2.0e6);
+/// The same for one client among others in a process.
+const SHARED_BYTES: f64 = 0.114e6;
+/// Given work by processes that wait for it: no client is turned away.
+const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
+
+/// What `advise` says.
+#[derive(Debug)]
+pub struct Advice {
+    /// Whose it is.
+    pub service: Service,
+    /// Clients now, at the peak, and how many can be served.
+    pub demand: Demand,
+    /// Clients now.
+    pub in_use: u32,
+    /// The mode now.
+    pub mode: Option<Mode>,
+    /// Limits in force.
+    pub limits: (Option<f64>, Option<f64>),
+    /// Where the peak is from, in words.
+    pub seen: Vec<String>,
+    /// From what growth is known, in words.
+    pub growth: Option<String>,
+    /// How sure this is, and why.
+    pub confidence: (Confidence, String),
+    /// Bytes of a process of the service, and of what clients are handed to.
+    pub memory: Vec<Process>,
+    /// Bytes available, and all.
+    pub host_memory: Option<(f64, f64)>,
+    /// What can be done; nothing if nothing need be.
+    pub options: Vec<Choice>,
+    /// The one to take, and why.
+    pub recommended: (Option<Way>, String),
+    /// Limits that are too low already.
+    pub flaws: Vec<String>,
+    /// The host.
+    pub host: Host,
+    /// The configuration, where what is read last is, and what sets it now.
+    pub config: PathBuf,
+    /// The file to append to.
+    pub file: PathBuf,
+    /// Where it is set now.
+    pub set_in: Vec<String>,
+    /// Clients that may wait.
+    pub queue: Option<f64>,
+}
+
+/// How sure it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Confidence {
+    /// Less than a day, or more than could be served.
+    Low,
+    /// Less than a week.
+    Medium,
+    /// A week.
+    High,
+}
+
+/// Memory of one process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Of which service.
+    pub service: Service,
+    /// Bytes.
+    pub bytes: f64,
+    /// How that is known.
+    pub how: &'static str,
+}
+
+/// One remedy, or why it is none.
+#[derive(Debug)]
+pub struct Choice {
+    /// How.
+    pub way: Way,
+    /// How many clients, and why.
+    pub number: Number,
+    /// What to do.
+    pub remedy: Option<Remedy>,
+    /// Bytes that all clients take beside those that are served now.
+    pub bytes: Option<f64>,
+}
+
+/// Looks, reckons, and says what to do; the error is a sentence.
+pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Result<Advice, String> {
+    let seen = source.look().await?;
+    let there = match &options.from {
+        Some(url) => Some(Source::url(url).look().await?),
+        None => None,
+    };
+    let name = match &options.service {
+        Some(service) => service.clone(),
+        None => worst(&seen.facts)?,
+    };
+    if WAITED_FOR.contains(&name.as_str()) {
+        return Err(format!(
+            "{name} is given work by processes that wait for it, and turns nobody away: it needs no advice"
+        ));
+    }
+    let facts = one(&seen, &name)?;
+    let (version, config_version) = doveconf::version(&config.doveconf, &config.dovecot_config).await?;
+    let limits = limits::read(&config.doveconf, &config.dovecot_config).await?;
+    if !limits.services.contains_key(&name) {
+        return Err(format!(
+            "{} has no service {name}: Dovecot runs with another",
+            config.dovecot_config.display()
+        ));
+    }
+    let host = Host {
+        version,
+        config_version,
+        limits,
+        processors: available_parallelism().map_or(1, |number| number.get().try_into().unwrap_or(1)),
+        open_files: seen.facts.value(&metrics::MASTER_OPEN_FILES_LIMIT),
+        tasks: seen.facts.value(&metrics::CGROUP_TASKS).zip(seen.facts.value(&metrics::CGROUP_TASKS_LIMIT)),
+        somaxconn: number_in(&config.procfs.join("sys/net/core/somaxconn")),
+    };
+    let evidence = evidence(config, options, &seen, there.as_ref(), &name).await?;
+    Ok(reckon(config, &seen, facts, host, evidence))
+}
+
+fn number_in(file: &Path) -> Option<u32> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+fn one<'a>(seen: &'a Seen, name: &Service) -> Result<&'a ServiceFacts, String> {
+    let found = seen.facts.services.iter().find(|facts| facts.service == *name);
+    // Says which there are.
+    found.ok_or_else(|| seen.facts.clone().only(name).err().unwrap_or_default())
+}
+
+/// The login service that turns clients away, or else the fullest.
+fn worst(facts: &Facts) -> Result<Service, String> {
+    let login = facts.services.iter().filter(|facts| facts.is_login());
+    let key = |facts: &&ServiceFacts| (facts.warnings() > 0.0, facts.share().unwrap_or_default());
+    let worst = login.max_by(|one, other| {
+        let (one, other) = (key(one), key(other));
+        // The first of those that are as bad.
+        one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)).then(std::cmp::Ordering::Greater)
+    });
+    worst
+        .map(|facts| facts.service.clone())
+        .ok_or_else(|| "Dovecot has no login service: name the service to advise on".to_owned())
+}
+
+/// What is known of the past.
+#[derive(Debug, Default)]
+struct Evidence {
+    peak: f64,
+    span: Option<Duration>,
+    growth: Option<(f64, String)>,
+    turned_away: bool,
+    words: Vec<String>,
+}
+
+async fn evidence(
+    config: &Config,
+    options: &Advise,
+    seen: &Seen,
+    there: Option<&Seen>,
+    name: &Service,
+) -> Result<Evidence, String> {
+    let mut found = Evidence::default();
+    for (seen, of) in
+        [Some((seen, "on this host")), there.map(|there| (there, "by the exporter"))].into_iter().flatten()
+    {
+        let facts = one(seen, name)?;
+        found.peak = found.peak.max(facts.in_use().unwrap_or_default());
+        found.warned(facts, seen, of);
+    }
+    if let Some(facts) = there.map(|there| one(there, name)).transpose()? {
+        let kept = facts.value(&metrics::SERVICE_PROCESS_MIN_AVAIL).unwrap_or_default();
+        if facts.mode() == Some(Mode::HighSecurity)
+            && let Some(peak) = facts.value(&metrics::SERVICE_PROCESSES_PEAK)
+        {
+            found.peak = found.peak.max(peak - kept);
+        }
+        found.words.push(format!("{} clients at most in the exporter's last minute", found.peak.round()));
+    }
+    if let Some(url) = &options.prometheus {
+        let (url, instance, service) = (url.clone(), options.instance.clone(), name.clone());
+        let (period, now) = (options.period, seen.at);
+        let read = move || history::read(&url, instance.as_deref(), &service, period, now);
+        let history = spawn_blocking(read).await.expect("a panic ends the process")?;
+        found.peak = found.peak.max(history.peak);
+        found.words.push(format!(
+            "{} clients at most in {} of Prometheus",
+            history.peak.round(),
+            days(history.span)
+        ));
+        if let Some(last) = history.last_warning {
+            found.warning(last, seen, "by Prometheus");
+        }
+        (found.span, found.growth) = (Some(history.span), history.growth);
+    }
+    if found.span.is_none() && one(seen, name)?.in_use().is_none() {
+        return Err(format!(
+            "How many clients {name} has cannot be told: let the master be asked ({}), or give --prometheus",
+            config
+                .master_socket
+                .as_ref()
+                .map_or("run this as root".to_owned(), |socket| socket.display().to_string())
+        ));
+    }
+    Ok(found)
+}
+
+impl Evidence {
+    fn warned(&mut self, facts: &ServiceFacts, seen: &Seen, of: &str) {
+        let warnings = facts.value(&metrics::SERVICE_DROP_WARNINGS);
+        match (warnings, last_warning(facts)) {
+            (None, _) => self.words.push(format!("drop warnings cannot be seen {of}")),
+            (Some(number), Some(last)) if number > 0.0 => {
+                self.words.push(format!("{number} drop warnings since {} {of}", since(&seen.since)));
+                self.warning(last, seen, of);
+            }
+            (Some(number), None) if number > 0.0 => {
+                self.words.push(format!("{number} drop warnings {of}, at times that the log does not tell"));
+                self.turned_away = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// One from before Dovecot last read its configuration may be of a limit that has been raised since.
+    fn warning(&mut self, last: SystemTime, seen: &Seen, of: &str) {
+        // The log has whole seconds.
+        let current = seen.configured.is_none_or(|configured| last + Duration::from_secs(1) >= configured);
+        self.turned_away |= current;
+        let rest = if current { "" } else { ", before Dovecot last read its configuration" };
+        self.words.push(format!("the last drop warning at {} {of}{rest}", clock(last)));
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn count(number: f64) -> u32 {
+    number.round().clamp(0.0, f64::from(super::arithmetic::MOST)) as u32
+}
+
+fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, evidence: Evidence) -> Advice {
+    let name = &facts.service;
+    let capacity = facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).filter(|number| number.is_finite());
+    let in_use = count(facts.in_use().unwrap_or(evidence.peak));
+    let demand = Demand {
+        peak: count(evidence.peak).max(in_use),
+        limit: capacity.map(count),
+        turned_away: evidence.turned_away,
+        growth: evidence.growth.as_ref().map(|(growth, _)| *growth),
+    };
+    let memory: Vec<Process> = [Some(name), host.backend(name)]
+        .into_iter()
+        .flatten()
+        .filter_map(|service| process(config, seen, service))
+        .collect();
+    let host_memory = memory::of_host(&config.procfs);
+    let choice =
+        |way| {
+            let memory = each(facts, &host, &memory, way)
+                .zip(host_memory)
+                .map(|(each, (available, _))| Memory { in_use, each, available });
+            let number = demand.number(memory);
+            let remedy = match number {
+                Number::Of(number, _) => blocks::remedy(&host, name, way, number),
+                Number::NoMemory(..) => None,
+            };
+            let bytes = memory.map(|memory| match number {
+                Number::Of(number, _) | Number::NoMemory(_, number) => memory.of(number),
+            });
+            Choice { way, number, remedy, bytes }
+        };
+    let ways: &[Way] = match (demand.is_met(), facts.is_login()) {
+        (true, _) => &[],
+        (false, true) => &[Way::Processes, Way::Shared],
+        (false, false) => &[Way::Processes],
+    };
+    let options: Vec<Choice> = ways.iter().map(|way| choice(*way)).collect();
+    let thresholds = troubles::Thresholds { warning: 0.8, critical: 1.0 };
+    let flaws = troubles::find(seen, thresholds).into_iter().filter(|trouble| trouble.level == Level::Flaw);
+    Advice {
+        demand,
+        in_use,
+        mode: facts.mode(),
+        limits: (facts.value(&metrics::SERVICE_PROCESS_LIMIT), facts.value(&metrics::SERVICE_CLIENT_LIMIT)),
+        growth: evidence.growth.map(|(_, text)| text),
+        confidence: confidence(&demand, evidence.span),
+        recommended: recommend(facts, &demand, &options, &memory),
+        memory,
+        host_memory,
+        options,
+        flaws: flaws.map(|trouble| trouble.text).collect(),
+        file: places::last_file(&config.dovecot_config).unwrap_or_else(|| config.dovecot_config.clone()),
+        set_in: places::of_setting(&config.dovecot_config, name, &KEYS),
+        config: config.dovecot_config.clone(),
+        queue: facts.value(&metrics::LISTENER_QUEUE_LIMIT),
+        service: name.clone(),
+        seen: evidence.words,
+        host,
+    }
+}
+
+/// The settings that a block may have of the service itself.
+const KEYS: [&str; 6] = [
+    "process_limit",
+    "client_limit",
+    "service_count",
+    "restart_request_count",
+    "process_min_avail",
+    "vsz_limit",
+];
+
+fn process(config: &Config, seen: &Seen, service: &Service) -> Option<Process> {
+    let facts = seen.facts.services.iter().find(|facts| facts.service == *service)?;
+    let processes = facts.processes().filter(|number| *number > 0.0)?;
+    let resident = facts.value(&metrics::SERVICE_RESIDENT_MEMORY).map(|bytes| bytes / processes);
+    let proportional =
+        seen.master.and_then(|master| memory::proportional(&config.procfs, master, service.as_str()));
+    let (bytes, how) = match (proportional, resident) {
+        (Some(bytes), _) => (bytes, "proportional"),
+        (None, Some(bytes)) => (bytes, "resident, which counts shared libraries for each"),
+        (None, None) => return None,
+    };
+    (bytes > 0.0).then(|| Process { service: service.clone(), bytes, how })
+}
+
+/// Bytes for each further client.
+fn each(facts: &ServiceFacts, host: &Host, memory: &[Process], way: Way) -> Option<f64> {
+    let of =
+        |name: &Service| memory.iter().find(|process| process.service == *name).map(|process| process.bytes);
+    if !facts.is_login() {
+        let once = |load: &Load| load.service == facts.service && load.once;
+        return host.limits.loads.iter().any(once).then(|| of(&facts.service)).flatten();
+    }
+    // Nothing for a backend that nobody is in: that is said.
+    let behind = host.backend(&facts.service).and_then(of).unwrap_or_default();
+    let login = match (way, facts.mode()) {
+        (Way::Shared, _) => SHARED_BYTES,
+        (Way::Processes, Some(Mode::HighSecurity)) => of(&facts.service)?,
+        (Way::Processes, _) => {
+            if host.is_old() {
+                LOGIN_BYTES.0
+            } else {
+                LOGIN_BYTES.1
+            }
+        }
+    };
+    Some(login + behind)
+}
+
+fn confidence(demand: &Demand, span: Option<Duration>) -> (Confidence, String) {
+    let day = Duration::from_secs(24 * 3600);
+    let seen = match span {
+        None => (
+            Confidence::Low,
+            "this is one look, and the busiest hour may be another: give --prometheus".to_owned(),
+        ),
+        Some(span) if span < day => (
+            Confidence::Low,
+            format!("{} may not have the busiest hour of the day: ask again tomorrow", days(span)),
+        ),
+        Some(span) if span < 7 * day => {
+            (Confidence::Medium, format!("{} may not have the busiest day of the week", days(span)))
+        }
+        Some(span) => (Confidence::High, format!("{} have every day of the week", days(span))),
+    };
+    if demand.is_cut_off() {
+        let text =
+            "clients met a limit, and how many more would have come is not known: look again a day after";
+        return (Confidence::Low, format!("{text}; {}", seen.1));
+    }
+    seen
+}
+
+fn recommend(
+    facts: &ServiceFacts,
+    demand: &Demand,
+    options: &[Choice],
+    memory: &[Process],
+) -> (Option<Way>, String) {
+    let fits = |way| options.iter().any(|choice| choice.way == way && choice.remedy.is_some());
+    let known = memory.iter().any(|process| process.service == facts.service);
+    let (way, text) = if options.is_empty() {
+        let least = demand.least();
+        (
+            None,
+            format!(
+                "leave it as it is. {least} would do for the peak with a fifth of room above it{}",
+                growth(demand)
+            ),
+        )
+    } else if facts.mode() == Some(Mode::Performance) && fits(Way::Shared) {
+        (Some(Way::Shared), "option 2, since it is in performance mode already".to_owned())
+    } else if fits(Way::Processes) {
+        let text = match (facts.is_login(), known) {
+            (false, _) => "it is the only way",
+            (true, true) => {
+                "option 1: a login process has one client's password and traffic and no other's, and there is memory for it"
+            }
+            (true, false) => {
+                "option 1: a login process has one client's password and traffic and no other's. What it takes of memory cannot be told now"
+            }
+        };
+        (Some(Way::Processes), text.to_owned())
+    } else if fits(Way::Shared) {
+        (
+            Some(Way::Shared),
+            "option 2 (performance mode): for a process for each client there is no memory".to_owned(),
+        )
+    } else {
+        (None, "neither: there is not enough memory for so many clients. Give the host more".to_owned())
+    };
+    (way, text)
+}
+
+fn growth(demand: &Demand) -> &'static str {
+    if demand.growth.is_some() { ", and for 12 weeks of growth" } else { "" }
+}
