@@ -6,7 +6,7 @@ use super::{
     advise::{Advice, Choice, Confidence},
     arithmetic::Number,
     blocks::{Remedy, Way},
-    words::{bytes, count, wrap},
+    words::{COLUMNS, bytes, count, wrap},
 };
 use crate::service::Service;
 
@@ -28,7 +28,8 @@ pub fn lines(advice: &Advice) -> String {
         push(&mut text, &format!("{:<12} {words}", format!("{name}:")), 13);
     };
     line("Service", &service(advice));
-    let peak = format!("{} clients; {} now", advice.demand.peak, advice.in_use);
+    let cut_off = if advice.demand.is_cut_off() { ", and a limit was met" } else { "" };
+    let peak = format!("{} clients{cut_off}; {} now", advice.demand.peak, advice.in_use);
     let seen = if advice.seen.is_empty() { "no drop warnings".to_owned() } else { advice.seen.join("; ") };
     line("Peak", &format!("{peak} ({seen})."));
     line("Growth", &growth(advice));
@@ -156,10 +157,10 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
     };
     let now = match advice.set_in.as_slice() {
         [] => String::new(),
-        places => format!(" It overrides what is set now in {}.", places.join(", ")),
+        places => format!(" and which thereby overrides {}", places.join(", ")),
     };
     let file = advice.file.display();
-    step(text, &format!("Append to {file}, which Dovecot reads last:{now}"));
+    step(text, &format!("Append to {file}, which Dovecot reads last{now}:"));
     write!(text, "\n{}\n", remedy.block).expect("a String takes everything");
     if !remedy.unit.is_empty() {
         let why: Vec<&str> = remedy.unit.iter().map(|(_, why)| why.as_str()).collect();
@@ -168,31 +169,47 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
         write!(text, "\n[Service]\n{}\n\n", lines.join("\n")).expect("a String takes everything");
     }
     if let Some(somaxconn) = remedy.somaxconn {
-        step(text, &format!("Let as many wait: sysctl -w net.core.somaxconn={somaxconn}"));
+        step(text, "Let as many wait as may be served:");
+        command(text, &format!("sysctl -w net.core.somaxconn={somaxconn}"));
     }
-    let config = if advice.config.as_os_str() == "/etc/dovecot/dovecot.conf" {
-        String::new()
-    } else {
-        format!(" -c {}", advice.config.display())
+    let config = match advice.config.to_string_lossy() {
+        path if path == "/etc/dovecot/dovecot.conf" => String::new(),
+        path => format!(" -c {path}"),
     };
     let (how, why) = if remedy.restart {
         ("systemctl restart dovecot".to_owned(), restart_reason(remedy))
     } else {
         (format!("doveadm{config} reload"), queue(advice, remedy))
     };
-    step(text, &format!("doveconf{config} -n > /dev/null && {how}"));
+    step(text, "Bring it into force, if Dovecot takes it:");
+    command(text, &format!("doveconf{config} -n > /dev/null && {how}"));
     push(text, &format!("     {why}"), 5);
-    step(text, &format!("Verify: doveadm{config} service status {}", advice.service));
-    let (processes, name) = (remedy.processes, &advice.service);
-    let words = format!(
-        "     shows {}, listen_pending n, and a last_drop_warning that stays 0 over the next busy hour. doveconf{config} -n warns of no limit.",
-        if processes > 1 {
-            format!("process_limit {processes}")
-        } else {
-            format!("the new client_limit of {name}")
-        }
-    );
+    step(text, "Verify:");
+    command(text, &format!("doveadm{config} service status {}", advice.service));
+    let shown = match remedy.processes {
+        1 => "the new client_limit".to_owned(),
+        processes => format!("process_limit: {processes}"),
+    };
+    let words =
+        format!("     {shown}, listen_pending: n, and last_drop_warning stays 0 over the next busy hour.");
     push(text, &words, 5);
+}
+
+/// A line to paste: where it is too long for the screen the shell reads it as one.
+fn command(text: &mut String, command: &str) {
+    let mut column = 0;
+    for word in command.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + length + 3 > COLUMNS {
+            text.push_str(" \\\n");
+            column = 0;
+        }
+        let indent = if column == 0 { "       " } else { " " };
+        text.push_str(indent);
+        text.push_str(word);
+        column += indent.len() + length;
+    }
+    text.push('\n');
 }
 
 fn restart_reason(remedy: &Remedy) -> String {

@@ -4,19 +4,17 @@ use std::{
     fs,
     path::{Path, PathBuf},
     thread::available_parallelism,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
-
-use tokio::task::spawn_blocking;
 
 use super::{
     arithmetic::{Demand, Memory, Number},
     blocks::{self, Host, Remedy, Way},
+    evidence::{self, Evidence},
     facts::{Facts, Mode, ServiceFacts},
-    history::{self, days},
+    history::days,
     source::{Seen, Source},
-    troubles::{self, Level, last_warning, since},
-    words::clock,
+    troubles::{self, Level},
 };
 use crate::{
     cli::{Advise, Config},
@@ -125,7 +123,7 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
             "{name} is given work by processes that wait for it, and turns nobody away: it needs no advice"
         ));
     }
-    let facts = one(&seen, &name)?;
+    let facts = evidence::one(&seen, &name)?;
     let (version, config_version) = doveconf::version(&config.doveconf, &config.dovecot_config).await?;
     let limits = limits::read(&config.doveconf, &config.dovecot_config).await?;
     if !limits.services.contains_key(&name) {
@@ -143,18 +141,12 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
         tasks: seen.facts.value(&metrics::CGROUP_TASKS).zip(seen.facts.value(&metrics::CGROUP_TASKS_LIMIT)),
         somaxconn: number_in(&config.procfs.join("sys/net/core/somaxconn")),
     };
-    let evidence = evidence(config, options, &seen, there.as_ref(), &name).await?;
+    let evidence = evidence::gather(config, options, &seen, there.as_ref(), &name).await?;
     Ok(reckon(config, &seen, facts, host, evidence))
 }
 
 fn number_in(file: &Path) -> Option<u32> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
-}
-
-fn one<'a>(seen: &'a Seen, name: &Service) -> Result<&'a ServiceFacts, String> {
-    let found = seen.facts.services.iter().find(|facts| facts.service == *name);
-    // Says which there are.
-    found.ok_or_else(|| seen.facts.clone().only(name).err().unwrap_or_default())
 }
 
 /// The login service that turns clients away, or else the fullest.
@@ -169,95 +161,6 @@ fn worst(facts: &Facts) -> Result<Service, String> {
     worst
         .map(|facts| facts.service.clone())
         .ok_or_else(|| "Dovecot has no login service: name the service to advise on".to_owned())
-}
-
-/// What is known of the past.
-#[derive(Debug, Default)]
-struct Evidence {
-    peak: f64,
-    span: Option<Duration>,
-    growth: Option<(f64, String)>,
-    turned_away: bool,
-    words: Vec<String>,
-}
-
-async fn evidence(
-    config: &Config,
-    options: &Advise,
-    seen: &Seen,
-    there: Option<&Seen>,
-    name: &Service,
-) -> Result<Evidence, String> {
-    let mut found = Evidence::default();
-    for (seen, of) in
-        [Some((seen, "on this host")), there.map(|there| (there, "by the exporter"))].into_iter().flatten()
-    {
-        let facts = one(seen, name)?;
-        found.peak = found.peak.max(facts.in_use().unwrap_or_default());
-        found.warned(facts, seen, of);
-    }
-    if let Some(facts) = there.map(|there| one(there, name)).transpose()? {
-        let kept = facts.value(&metrics::SERVICE_PROCESS_MIN_AVAIL).unwrap_or_default();
-        if facts.mode() == Some(Mode::HighSecurity)
-            && let Some(peak) = facts.value(&metrics::SERVICE_PROCESSES_PEAK)
-        {
-            found.peak = found.peak.max(peak - kept);
-        }
-        found.words.push(format!("{} clients at most in the exporter's last minute", found.peak.round()));
-    }
-    if let Some(url) = &options.prometheus {
-        let (url, instance, service) = (url.clone(), options.instance.clone(), name.clone());
-        let (period, now) = (options.period, seen.at);
-        let read = move || history::read(&url, instance.as_deref(), &service, period, now);
-        let history = spawn_blocking(read).await.expect("a panic ends the process")?;
-        found.peak = found.peak.max(history.peak);
-        found.words.push(format!(
-            "{} clients at most in {} of Prometheus",
-            history.peak.round(),
-            days(history.span)
-        ));
-        if let Some(last) = history.last_warning {
-            found.warning(last, seen, "by Prometheus");
-        }
-        (found.span, found.growth) = (Some(history.span), history.growth);
-    }
-    if found.span.is_none() && one(seen, name)?.in_use().is_none() {
-        return Err(format!(
-            "How many clients {name} has cannot be told: let the master be asked ({}), or give --prometheus",
-            config
-                .master_socket
-                .as_ref()
-                .map_or("run this as root".to_owned(), |socket| socket.display().to_string())
-        ));
-    }
-    Ok(found)
-}
-
-impl Evidence {
-    fn warned(&mut self, facts: &ServiceFacts, seen: &Seen, of: &str) {
-        let warnings = facts.value(&metrics::SERVICE_DROP_WARNINGS);
-        match (warnings, last_warning(facts)) {
-            (None, _) => self.words.push(format!("drop warnings cannot be seen {of}")),
-            (Some(number), Some(last)) if number > 0.0 => {
-                self.words.push(format!("{number} drop warnings since {} {of}", since(&seen.since)));
-                self.warning(last, seen, of);
-            }
-            (Some(number), None) if number > 0.0 => {
-                self.words.push(format!("{number} drop warnings {of}, at times that the log does not tell"));
-                self.turned_away = true;
-            }
-            _ => {}
-        }
-    }
-
-    /// One from before Dovecot last read its configuration may be of a limit that has been raised since.
-    fn warning(&mut self, last: SystemTime, seen: &Seen, of: &str) {
-        // The log has whole seconds.
-        let current = seen.configured.is_none_or(|configured| last + Duration::from_secs(1) >= configured);
-        self.turned_away |= current;
-        let rest = if current { "" } else { ", before Dovecot last read its configuration" };
-        self.words.push(format!("the last drop warning at {} {of}{rest}", clock(last)));
-    }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
@@ -302,8 +205,6 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         (false, false) => &[Way::Processes],
     };
     let options: Vec<Choice> = ways.iter().map(|way| choice(*way)).collect();
-    let thresholds = troubles::Thresholds { warning: 0.8, critical: 1.0 };
-    let flaws = troubles::find(seen, thresholds).into_iter().filter(|trouble| trouble.level == Level::Flaw);
     Advice {
         demand,
         in_use,
@@ -314,8 +215,8 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         recommended: recommend(facts, &demand, &options, &memory),
         memory,
         host_memory,
+        flaws: flaws(seen, name, &options),
         options,
-        flaws: flaws.map(|trouble| trouble.text).collect(),
         file: places::last_file(&config.dovecot_config).unwrap_or_else(|| config.dovecot_config.clone()),
         set_in: places::of_setting(&config.dovecot_config, name, &KEYS),
         config: config.dovecot_config.clone(),
@@ -324,6 +225,21 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         seen: evidence.words,
         host,
     }
+}
+
+/// What is wrong with limits, but for what a block mends.
+fn flaws(seen: &Seen, name: &Service, options: &[Choice]) -> Vec<String> {
+    let mended = |name: &Service| {
+        let mut remedies = options.iter().filter_map(|choice| choice.remedy.as_ref());
+        remedies.any(|remedy| remedy.block.contains(&format!("service {name} {{")))
+    };
+    let thresholds = troubles::Thresholds { warning: 0.8, critical: 1.0 };
+    troubles::find(seen, thresholds)
+        .into_iter()
+        .filter(|trouble| trouble.level == Level::Flaw)
+        .filter(|trouble| trouble.service.as_ref().is_none_or(|of| of == name || !mended(of)))
+        .map(|trouble| trouble.text)
+        .collect()
 }
 
 /// The settings that a block may have of the service itself.

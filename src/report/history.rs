@@ -27,7 +27,7 @@ const DAYS: usize = 5;
 pub struct History {
     /// Most clients at a time in the period.
     pub peak: f64,
-    /// How much of the period there is.
+    /// Of how much of the period there is something.
     pub span: Duration,
     /// Clients that a week adds to the peak of a day, and from what that is known.
     pub growth: Option<(f64, String)>,
@@ -124,8 +124,8 @@ fn series(answer: &Value, url: &str) -> Result<Vec<(String, Vec<Point>)>, String
 fn of(points: &[Point], period: Duration, now: u64) -> Option<History> {
     let within = points.iter().filter(|(time, _)| now.saturating_sub(*time) < period.as_secs());
     let peak = within.clone().map(|(_, clients)| *clients).max_by(f64::total_cmp)?;
-    let first = within.map(|(time, _)| *time).min()?;
-    let span = Duration::from_secs(now.saturating_sub(first) + HOUR).min(period);
+    // What Prometheus has missed was not seen.
+    let span = Duration::from_secs(HOUR * within.count() as u64);
     let mut days: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for (time, clients) in points {
         days.entry(now.saturating_sub(*time) / DAY).or_default().push(*clients);

@@ -46,7 +46,7 @@ pub fn line(seen: &Seen, troubles: &[Trouble], top: Option<Result<Holders, Strin
 
 /// `advise --json`: one object, in one line.
 pub fn advice(advice: &Advice) -> String {
-    let process = |process: &Process| json!({ "service": process.service.as_str(), "bytes": process.bytes, "how": process.how });
+    let process = |process: &Process| json!({ "service": process.service.as_str(), "bytes": number(process.bytes.round()), "how": process.how });
     let answer = known([
         ("service", Some(advice.service.as_str().into())),
         ("dovecot_version", Some(advice.host.version.as_str().into())),
@@ -91,7 +91,7 @@ fn choice(choice: &Choice) -> Value {
         ("clients", clients.map(Value::from)),
         ("arithmetic", arithmetic.map(Value::from)),
         ("memory_allows_only", affordable.map(Value::from)),
-        ("more_memory_bytes", choice.bytes.map(number)),
+        ("more_memory_bytes", choice.bytes.map(|bytes| number(bytes.round()))),
         ("capacity", remedy.map(|remedy| number(remedy.capacity))),
         ("block", remedy.map(|remedy| remedy.block.as_str().into())),
         ("unit", remedy.map(lines)),

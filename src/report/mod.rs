@@ -5,6 +5,7 @@ pub mod advise;
 pub mod arithmetic;
 pub mod blocks;
 pub mod check;
+pub mod evidence;
 pub mod facts;
 pub mod history;
 pub mod holders;

@@ -214,7 +214,8 @@ fn tasks(facts: &Facts) -> Option<Trouble> {
     (tasks >= TASKS_SHORT * limit).then_some(Trouble { level: Level::Warning, service: None, text })
 }
 
-fn plural(number: f64, one: &str, many: &str) -> String {
+/// So many of them.
+pub fn plural(number: f64, one: &str, many: &str) -> String {
     format!("{} {}", count(Some(number)), if number > 1.0 { many } else { one })
 }
 

@@ -85,14 +85,18 @@ pub fn one_line(text: &str) -> String {
 
 /// Paragraphs of words to lines of [`COLUMNS`], those behind the first indented.
 pub fn wrap(text: &str, indent: usize) -> String {
-    let (mut lines, mut column) = (String::new(), 0);
-    for word in text.split(' ') {
+    let words = text.trim_start_matches(' ');
+    let lead = (text.len() - words.len()).min(indent);
+    let (mut lines, mut column) = (" ".repeat(lead), 0);
+    for word in words.split(' ') {
         let length = word.chars().count();
-        if column > 0 && column + 1 + length > COLUMNS {
+        if column == 0 {
+            column = lead;
+        } else if column + 1 + length > COLUMNS {
             lines.push('\n');
             lines.push_str(&" ".repeat(indent));
             column = indent;
-        } else if column > 0 {
+        } else {
             lines.push(' ');
             column += 1;
         }

@@ -1,0 +1,319 @@
+"""`advise`: real Dovecots take what it prints, and it heals the overload that led to it; a real Prometheus tells peak and growth."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import subprocess
+import tempfile
+import time
+import unittest
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imap_clients import Clients
+from lab import PERFORMANCE_MODE, Dovecot, Exporter, Prometheus, as_nobody, exporter_path, free_port, wait_until
+from test_status import flags
+
+SERVICE = "imap-login"
+LIMIT = 5
+PATIENCE = 60
+FILES = 700
+TOO_LOW = re.compile(r"(service (?:auth|anvil) \{ client_limit=\d+ \}|fd limit \(ulimit -n\)) is lower than required")
+CLIENTS = "instance_service:dovecot_service_clients:in_use"
+WARNINGS = "instance_service:dovecot_service_drop_warnings:increase5m"
+HOUR = 3600
+DAY = 24 * HOUR
+
+
+def run(*arguments: str, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [*before, str(exporter_path()), "advise", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **options)
+
+
+def ask(*arguments: str) -> dict[str, Any]:
+    found = run("--json", *arguments)
+    if (found.returncode, found.stderr) != (0, ""):
+        raise RuntimeError(f"{found}")
+    assert found.stdout.count("\n") == 1
+    return json.loads(found.stdout)
+
+
+@contextlib.contextmanager
+def open_files(number: int) -> Iterator[None]:
+    """Processes that are started meanwhile may open so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def start_warnings(dovecot: Dovecot, since: int = 0) -> set[str]:
+    """What Dovecot says of limits that are too low: at its start, and by doveconf."""
+    doveconf = subprocess.run([dovecot.doveconf, "-n", "-c", dovecot.config], capture_output=True, text=True, timeout=PATIENCE)
+    said = dovecot.log_text()[since:] + (dovecot.lab / "stderr").read_text() + doveconf.stderr
+    return set(TOO_LOW.findall(said)) if doveconf.returncode == 0 else {doveconf.stderr}
+
+
+class Advise:
+    """The same for both generations."""
+
+    generation: str
+
+    def start(self: Any, **services: Any) -> Dovecot:
+        services = {SERVICE: {"process_limit": LIMIT}, **services}
+        return self.enterContext(Dovecot(self.generation, instance_name="advise-lab", services=services))
+
+    def overload(self: Any, dovecot: Dovecot, clients: Clients) -> None:
+        clients.idle(LIMIT)
+        clients.knock(LIMIT, PATIENCE, until=lambda: dovecot.warnings(SERVICE))
+        self.assertTrue(dovecot.warnings(SERVICE))
+
+    def apply(self: Any, dovecot: Dovecot, option: dict[str, Any]) -> None:
+        """Pastes it, and does what it says; not within the second of the last warning, which is all that the log tells."""
+        last = time.time()
+        wait_until(lambda: time.time() >= last + 2, PATIENCE, "two seconds")
+        with dovecot.config.open("a") as config:
+            config.write(option["block"])
+        checked = subprocess.run([dovecot.doveconf, "-n", "-c", dovecot.config], capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        self.assertNotRegex(checked.stderr, "Error|Fatal|lower than required")
+        if not option["restart"]:
+            dovecot.reload()
+            return
+        unit = dict(line.split("=") for line in option["unit"])
+        files = int(unit.pop("LimitNOFILE", FILES))
+        self.assertEqual(unit, {})
+        dovecot.stop()
+        with open_files(files):
+            dovecot.start()
+
+    def heal(self: Any, way: str, restart: bool, **services: Any) -> None:
+        with open_files(FILES if restart else 65535):
+            dovecot = self.start(**services)
+        before = start_warnings(dovecot)
+        self.assertEqual(len(before), 3 if restart else 0, before)
+        with Clients(dovecot) as clients:
+            self.overload(dovecot, clients)
+            text = run(*flags(dovecot)).stdout
+            answer = ask(*flags(dovecot))
+        option = next(option for option in answer["options"] if option["way"] == way)
+        self.assertIn(f"\n{option['block']}\n", text)
+        self.assertEqual((answer["peak"], answer["peak_cut_off"], answer["confidence"]), (LIMIT, True, "low"))
+        self.assertEqual(option["restart"], restart)
+        self.assertTrue(answer["dovecot_version"].startswith(self.generation))
+        self.assertGreater(option["clients"], LIMIT)
+        mark, warned = len(dovecot.log_text()), len(dovecot.warnings())
+        self.apply(dovecot, option)
+        status = dovecot.service_status(SERVICE)
+        self.assertEqual(status["process_limit"] * status["client_limit"], option["capacity"])
+        self.assertEqual(start_warnings(dovecot, mark), set())
+        # As many as it said, over TLS and logged in, and those that knocked in vain.
+        with Clients(dovecot) as clients:
+            clients.idle(option["clients"] - LIMIT)
+            knocked = clients.knock(LIMIT, PATIENCE)
+            self.assertEqual([outcome.name for outcome in knocked], ["GREETED"], knocked)
+            settled = ask(*flags(dovecot))
+        self.assertEqual(len(dovecot.warnings()), warned)
+        # It no longer takes the warnings of before for the present.
+        self.assertFalse(settled["peak_cut_off"], settled["seen"])
+
+    def test_processes_by_reload(self: Any) -> None:
+        self.heal("processes", False)
+
+    def test_shared_by_reload(self: Any) -> None:
+        self.heal("shared", False)
+
+    def test_processes_and_all_that_must_follow(self: Any) -> None:
+        self.heal("processes", True, **self.low())
+
+    def test_shared_and_all_that_must_follow(self: Any) -> None:
+        self.heal("shared", True, **self.low())
+
+    def low(self: Any) -> dict[str, Any]:
+        """Each of these is too low for more than there is."""
+        return {
+            "auth": {"client_limit": 80},
+            "anvil": {"client_limit": 90},
+            "stats": {"client_limit": 60},
+            "imap": {"process_limit": LIMIT + 1},
+        }
+
+    def test_other_services(self: Any) -> None:
+        """`imap` has one remedy; what it needs is taken."""
+        dovecot = self.start(**{SERVICE: {"process_limit": 20}, "imap": {"process_limit": LIMIT}})
+        with Clients(dovecot) as clients:
+            clients.idle(LIMIT)
+            wait_until(lambda: ask("imap", *flags(dovecot))["in_use"] == LIMIT, PATIENCE, "the clients to be seen")
+            answer = ask("imap", *flags(dovecot))
+        (option,) = answer["options"]
+        self.apply(dovecot, option)
+        with Clients(dovecot) as clients:
+            clients.idle(LIMIT * 2)
+        self.assertEqual(dovecot.warnings("imap"), [])
+        self.assertEqual(dovecot.service_status("imap")["process_limit"], option["clients"])
+
+    def test_nothing_to_do(self: Any) -> None:
+        dovecot = self.start(**{SERVICE: {"process_limit": 100}})
+        self.assertEqual(ask(*flags(dovecot))["options"], [])
+        found = run(*flags(dovecot))
+        self.assertIn("leave it as it is", found.stdout)
+        self.assertTrue(all(len(line) <= 80 for line in found.stdout.splitlines()))
+
+    def test_of_a_running_exporter(self: Any) -> None:
+        """The exporter knows of a burst that is over."""
+        dovecot = self.start()
+        exporter = self.enterContext(Exporter(dovecot))
+        with Clients(dovecot) as clients:
+            clients.pre_auth(LIMIT)
+            peak = "dovecot_service_processes_peak"
+            wait_until(lambda: exporter.value(peak, service=SERVICE, window="1m") == LIMIT, PATIENCE, "the peak")
+        wait_until(lambda: ask(*flags(dovecot))["in_use"] == 0, PATIENCE, "the end")
+        self.assertEqual(ask(*flags(dovecot))["peak"], 0)
+        self.assertEqual(ask("--from", exporter.address, *flags(dovecot))["peak"], LIMIT)
+
+    def test_bad_input(self: Any) -> None:
+        dovecot = self.start(**{SERVICE: PERFORMANCE_MODE})
+        exporter = self.enterContext(Exporter(dovecot))
+        nowhere = f"127.0.0.1:{free_port()}"
+        empty = self.enterContext(Prometheus([])).address
+        idle = Dovecot(self.generation, instance_name="advise-idle")
+        self.addCleanup(idle.close)
+        here = flags(dovecot)
+        for words, arguments in {
+            "no Dovecot runs": flags(idle),
+            "Dovecot has no service nonesuch: give one of": ["nonesuch", *here],
+            "needs no advice": ["auth-worker", *here],
+            f"Prometheus at http://{nowhere} cannot be read": [f"--prometheus={nowhere}", *here],
+            f"Prometheus at http://{exporter.address} cannot be read": [f"--prometheus={exporter.address}", *here],
+            f"Prometheus at http://{empty} has no {CLIENTS} of {SERVICE}": [f"--prometheus={empty}", *here],
+            "give --from the URL of a running exporter": [f"--from={nowhere}", *here],
+            "cannot be told: let the master be asked": [SERVICE, "--dovecot.master-socket=/nowhere", *here],
+            "cannot be run": [*(flag for flag in here if "doveconf=" not in flag), "--dovecot.doveconf=/nowhere"],
+        }.items():
+            with self.subTest(words):
+                found = run(*arguments)
+                self.assertEqual((found.returncode, found.stdout), (1, ""))
+                self.assertEqual(found.stderr.count("\n"), 1, found.stderr)
+                self.assertIn(words, found.stderr)
+        # It writes nothing, whatever it says.
+        self.assertEqual(run("--period=1y", "--prometheus=x", *here).returncode, 2)
+
+
+class Advise23(Advise, unittest.TestCase):
+    generation = "2.3"
+
+    def test_without_permission(self) -> None:
+        dovecot = self.start(**{SERVICE: PERFORMANCE_MODE})
+        program = dovecot.lab / "exporter"
+        program.write_bytes(exporter_path().read_bytes())
+        program.chmod(0o755)
+        command = [*as_nobody(), str(program), "advise", SERVICE, *flags(dovecot)]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual((found.returncode, found.stdout, found.stderr.count("\n")), (1, "", 1), found)
+        self.assertIn("run this as root", found.stderr)
+
+
+class Advise24(Advise, unittest.TestCase):
+    generation = "2.4"
+
+
+class Remembering(Prometheus):
+    """One that holds these OpenMetrics from its start."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__([])
+        with tempfile.NamedTemporaryFile("w", suffix=".om") as file:
+            file.write(text)
+            file.flush()
+            command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", file.name, f"{self._directory}/data"]
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+
+
+def week(days: int, now: int, instance: str = "mail:9166", growth: float = 2.0) -> list[tuple[int, int]]:
+    """Clients every five minutes: a busy hour each day, growth, and one incident of an hour three days ago."""
+    points = []
+    for at in range(now - days * DAY, now, 300):
+        ago = (now - at) // DAY
+        hour = (now - at) % DAY // HOUR
+        clients = 60 if hour == 10 else 20
+        clients += int(growth * (days - ago))
+        if ago == 3 and hour == 5:
+            clients = 180
+        points.append((at, clients))
+    return points
+
+
+def openmetrics(points: list[tuple[int, int]], warned: int | None = None, instances: Sequence[str] = ("mail:9166",)) -> str:
+    lines = [f"# TYPE {CLIENTS} gauge"]
+    for instance in instances:
+        labels = f'{{service="{SERVICE}",instance="{instance}",job="dovecot"}}'
+        lines += [f"{CLIENTS}{labels} {clients} {at}" for at, clients in points]
+    lines.append(f"# TYPE {WARNINGS} gauge")
+    for instance in instances:
+        labels = f'{{service="{SERVICE}",instance="{instance}",job="dovecot"}}'
+        lines += [f"{WARNINGS}{labels} {int(at == warned)} {at}" for at, _ in points]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+class History(unittest.TestCase):
+    def setUp(self) -> None:
+        services = {SERVICE: {"process_limit": 200}}
+        self.dovecot = self.enterContext(Dovecot("2.3", instance_name="advise-history", services=services))
+        self.now = int(time.time())
+
+    def ask(self, text: str, *arguments: str) -> dict[str, Any]:
+        prometheus = self.enterContext(Remembering(text))
+        return ask(f"--prometheus={prometheus.address}", *arguments, *flags(self.dovecot))
+
+    def test_a_week(self) -> None:
+        points = week(7, self.now)
+        answer = self.ask(openmetrics(points))
+        self.assertEqual(answer["peak"], max(clients for _, clients in points))
+        self.assertEqual((answer["peak_cut_off"], answer["confidence"]), (False, "high"))
+        # Two a day; the incident is one day's, and changes nothing.
+        self.assertAlmostEqual(answer["growth_per_week"], 14, delta=1)
+        option = answer["options"][0]
+        self.assertGreaterEqual(option["clients"], 2 * (180 + 12 * 13))
+        self.assertLessEqual(option["clients"], 1.1 * 2 * (180 + 12 * 15))
+
+    def test_of_the_same_week_before(self) -> None:
+        points = week(15, self.now, growth=1.0)
+        answer = self.ask(openmetrics(points), "--period=2d")
+        recent = [clients for at, clients in points if at >= self.now - 2 * DAY]
+        self.assertEqual(answer["peak"], max(recent))
+        self.assertAlmostEqual(answer["growth_per_week"], 7, delta=0.5)
+        self.assertEqual(answer["confidence"], "medium")
+
+    def test_less_than_a_day(self) -> None:
+        points = [(at, 50) for at in range(self.now - 5 * HOUR + 60, self.now, 300)]
+        answer = self.ask(openmetrics(points))
+        self.assertEqual((answer["peak"], answer["confidence"]), (50, "low"))
+        self.assertNotIn("growth_per_week", answer)
+        self.assertIn("5 hours", answer["confidence_reason"])
+
+    def test_warnings_of_before_count_no_more(self) -> None:
+        """Dovecot was started just now; a warning of two days ago was of an earlier configuration."""
+        points = week(7, self.now, growth=0)
+        answer = self.ask(openmetrics(points, warned=points[-600][0]))
+        self.assertFalse(answer["peak_cut_off"], answer["seen"])
+        self.assertTrue(any("before Dovecot last read" in seen for seen in answer["seen"]), answer["seen"])
+
+    def test_several_hosts(self) -> None:
+        text = openmetrics(week(2, self.now), instances=["a:9166", "b:9166"])
+        prometheus = self.enterContext(Remembering(text))
+        here = [f"--prometheus={prometheus.address}", *flags(self.dovecot)]
+        found = run(*here)
+        self.assertEqual((found.returncode, found.stdout, found.stderr.count("\n")), (1, "", 1))
+        self.assertIn("give --instance one of a:9166, b:9166", found.stderr)
+        self.assertEqual(ask("--instance=b:9166", *here)["confidence"], "medium")
+
+
+if __name__ == "__main__":
+    unittest.main()
