@@ -135,6 +135,61 @@ fn check_status(scenario: &Scenario, code: i32) {
     assert_eq!(found, Some(code));
 }
 
+/// Runs `advise` on it and compares what it prints.
+fn check_advice(name: &str, proc: &Proc, doveconf: &str, kib_available: u32) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |path: &Path, text: &str| {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    };
+    write(&folder.path().join("dovecot.log"), "");
+    let config = "!include conf.d/*.conf\n# The last one.\n!include_try local.conf\n";
+    write(&folder.path().join("dovecot.conf"), config);
+    let set = "service imap-login {\n  inet_listener imap {\n    port = 143\n  }\n  process_limit = 7\n}\n";
+    write(&folder.path().join("conf.d/10-master.conf"), set);
+    let memory = format!("MemTotal: 4000000 kB\nMemAvailable: {kib_available} kB\n");
+    write(&proc.path().join("meminfo"), &memory);
+    write(&proc.path().join("cpuinfo"), "processor\t: 0\n\nprocessor\t: 1\n");
+    write(&proc.path().join("sys/net/core/somaxconn"), "8\n");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let doveconf = doveconf.replace("tests/fixtures", fixtures.to_str().expect("text"));
+    let output = Command::new(env!("CARGO_BIN_EXE_dovecot-capacity-exporter"))
+        .args(["advise", "imap-login", "--dovecot.master-socket=", "--dovecot.log-file=dovecot.log"])
+        .arg(format!("--path.procfs={}", proc.path().display()))
+        .arg(format!("--dovecot.doveconf={}", script(folder.path(), "doveconf", &doveconf)))
+        .arg("--dovecot.config=dovecot.conf")
+        .current_dir(folder.path())
+        .env_clear()
+        .envs([("PATH", "/usr/bin:/bin"), ("TZ", "UTC")])
+        .output()
+        .expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().for_each(|line| assert!(line.chars().count() <= 80, "{line}"));
+    compare(&format!("{name}.advice"), &text);
+}
+
+#[test]
+fn advice() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab").limits(100).group(100, "dovecot.service", "20\n", "25\n");
+    for pid in 200..206 {
+        proc.process(pid, 100, "S", "imap-login", b"dovecot-lab/imap-login\0");
+        fs::write(proc.path().join(format!("{pid}/smaps_rollup")), "Rss: 9000 kB\nPss: 2100 kB\n")
+            .expect("a file");
+    }
+    proc.process(300, 100, "S", "imap", b"dovecot-lab/imap\0");
+    let of = |version: &str| {
+        format!(
+            "case $* in '-n '*) printf '# {version} (7d8c0e5759): /etc/dovecot/dovecot.conf\\n';; *) {HIGH_SECURITY};; esac"
+        )
+    };
+    check_advice("room", &proc, &of("2.4.1-4"), 2_000_000);
+    // Enough for processes that clients share, and for no more.
+    check_advice("scarce", &proc, &of("2.4.1-4"), 7_000);
+    check_advice("no-memory", &proc, &of("2.4.1-4"), 1_000);
+}
+
 /// The page without the numbers that differ from run to run.
 fn steady(page: &str) -> String {
     let differs = |line: &str| {

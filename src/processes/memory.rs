@@ -37,3 +37,30 @@ fn kibibytes(text: &str, name: &str) -> Option<f64> {
     let number: u32 = value.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(f64::from(number) * 1024.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::made_up::Proc, *};
+
+    #[test]
+    fn of_processes_and_of_the_host() {
+        let proc = Proc::new();
+        proc.master(100, "dovecot");
+        for (pid, name, kib) in [(200, "imap-login", 1000), (201, "imap-login", 3000), (202, "imap", 9000)] {
+            proc.process(pid, 100, "S", name, format!("dovecot/{name}\0").as_bytes());
+            let text = format!(
+                "00400000-7fff ---p 00000000 00:00 0 [rollup]\nRss: 8000 kB\nPss:      {kib} kB\nPss_Anon: 7 kB\n"
+            );
+            fs::write(proc.path().join(format!("{pid}/smaps_rollup")), text).expect("written");
+        }
+        // One that may not be seen.
+        proc.process(203, 100, "S", "imap-login", b"dovecot/imap-login\0");
+        let of = |program| proportional(proc.path(), 100, program);
+        assert_eq!(of("imap-login"), Some(2000.0 * 1024.0));
+        assert_eq!((of("imap"), of("pop3")), (Some(9000.0 * 1024.0), None));
+        assert_eq!(of_host(proc.path()), None);
+        fs::write(proc.path().join("meminfo"), "MemTotal: 4 kB\nMemFree: 1 kB\nMemAvailable: 3 kB\n")
+            .expect("written");
+        assert_eq!(of_host(proc.path()), Some((3072.0, 4096.0)));
+    }
+}

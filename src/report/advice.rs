@@ -133,20 +133,26 @@ fn option(text: &mut String, advice: &Advice, choice: &Choice) {
 }
 
 fn costs(advice: &Advice, choice: &Choice, remedy: &Remedy) -> String {
-    let memory = match choice.bytes {
-        Some(more) => format!("{} more memory when all of them are there", bytes(Some(more))),
-        None => "memory that cannot be told now".to_owned(),
+    let mut words = match choice.bytes {
+        Some(more) => format!("{} more memory when all of them are there.", bytes(Some(more))),
+        None => "memory that cannot be told now.".to_owned(),
     };
-    match choice.way {
-        Way::Shared => format!(
-            "{memory}. Up to {} clients share a process: whoever breaks into it has their passwords and traffic, and when it crashes they are cut off.",
-            count(Some(remedy.capacity / f64::from(remedy.processes.max(1))))
-        ),
-        Way::Processes if advice.service.as_str().ends_with("-login") => {
-            format!("{memory}. No client shares a process.")
-        }
-        Way::Processes => format!("{memory}."),
+    if let Some(room) = choice.room.filter(|room| f64::from(*room) < remedy.capacity) {
+        let capacity = count(Some(remedy.capacity));
+        write!(words, " It lets {capacity} in, and there is memory for {room}.")
+            .expect("a String takes everything");
     }
+    match choice.way {
+        Way::Shared => write!(
+            words,
+            " Up to {} clients share a process: whoever breaks into it has their passwords and traffic, and when it crashes they are cut off.",
+            count(Some(remedy.capacity / f64::from(remedy.processes.max(1))))
+        )
+        .expect("a String takes everything"),
+        Way::Processes if advice.service.as_str().ends_with("-login") => words.push_str(" No client shares a process."),
+        Way::Processes => {}
+    }
+    words
 }
 
 fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    num::NonZero,
     path::{Path, PathBuf},
     thread::available_parallelism,
     time::Duration,
@@ -105,6 +106,8 @@ pub struct Choice {
     pub remedy: Option<Remedy>,
     /// Bytes that all clients take beside those that are served now.
     pub bytes: Option<f64>,
+    /// Clients that there is memory for.
+    pub room: Option<u32>,
 }
 
 /// Looks, reckons, and says what to do; the error is a sentence.
@@ -124,6 +127,9 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
         ));
     }
     let facts = evidence::one(&seen, &name)?;
+    if facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).is_none() {
+        return Err(format!("How many clients {name} can take cannot be told: run this as root"));
+    }
     let (version, config_version) = doveconf::version(&config.doveconf, &config.dovecot_config).await?;
     let limits = limits::read(&config.doveconf, &config.dovecot_config).await?;
     if !limits.services.contains_key(&name) {
@@ -136,13 +142,21 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
         version,
         config_version,
         limits,
-        processors: available_parallelism().map_or(1, |number| number.get().try_into().unwrap_or(1)),
+        processors: processors(&config.procfs),
         open_files: seen.facts.value(&metrics::MASTER_OPEN_FILES_LIMIT),
         tasks: seen.facts.value(&metrics::CGROUP_TASKS).zip(seen.facts.value(&metrics::CGROUP_TASKS_LIMIT)),
         somaxconn: number_in(&config.procfs.join("sys/net/core/somaxconn")),
     };
     let evidence = evidence::gather(config, options, &seen, there.as_ref(), &name).await?;
     Ok(reckon(config, &seen, facts, host, evidence))
+}
+
+/// Of the host that Dovecot runs on, which may not be all ours.
+fn processors(procfs: &Path) -> u32 {
+    let text = fs::read_to_string(procfs.join("cpuinfo")).unwrap_or_default();
+    let listed = text.lines().filter(|line| line.starts_with("processor")).count();
+    let number = if listed > 0 { listed } else { available_parallelism().map_or(1, NonZero::get) };
+    number.try_into().unwrap_or(1)
 }
 
 fn number_in(file: &Path) -> Option<u32> {
@@ -197,7 +211,7 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
             let bytes = memory.map(|memory| match number {
                 Number::Of(number, _) | Number::NoMemory(_, number) => memory.of(number),
             });
-            Choice { way, number, remedy, bytes }
+            Choice { way, number, remedy, bytes, room: memory.map(Memory::clients) }
         };
     let ways: &[Way] = match (demand.is_met(), facts.is_login()) {
         (true, _) => &[],

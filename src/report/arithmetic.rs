@@ -111,7 +111,7 @@ impl Demand {
 
 impl Memory {
     /// How many clients there is memory for.
-    fn clients(self) -> u32 {
+    pub fn clients(self) -> u32 {
         let more = MEMORY_SHARE * self.available / self.each.max(1.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let clients = (f64::from(self.in_use) + more).clamp(0.0, f64::from(MOST)) as u32;

@@ -106,10 +106,10 @@ pub fn remedy(host: &Host, service: &Service, way: Way, clients: u32) -> Option<
     let values = own(host, service, settings, way, clients);
     draft.own(name, settings, values);
     draft.backend(name, clients);
-    draft.stats(clients);
+    draft.stats(name, clients);
     draft.required();
     draft.files(way, name);
-    draft.tasks(clients);
+    draft.tasks(name, clients);
     draft.remedy.somaxconn =
         host.somaxconn.filter(|most| way == Way::Processes && *most < clients).map(|_| rounded_up(clients));
     draft.remedy.restart |= !draft.remedy.unit.is_empty();
@@ -207,7 +207,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Every process of a login service and of its backend is connected to `stats`.
-    fn stats(&mut self, clients: u32) {
+    fn stats(&mut self, login: &Service, clients: u32) {
         let Some((stats, settings)) = self.host.settings("stats") else { return };
         let mut needed = u64::from(OTHER_PROCESSES);
         for load in self.loads.iter().filter(|load| load.login) {
@@ -215,8 +215,12 @@ impl<'a> Draft<'a> {
             let behind = self.host.backend(&load.service);
             let behind =
                 behind.and_then(|name| self.loads.iter().find(|load| load.service == *name)?.processes);
-            let shared = if load.once { processes } else { u64::from(clients).max(processes) };
-            needed += processes + shared.min(behind.unwrap_or_default().into());
+            let sessions = match load.once {
+                true => processes,
+                false if load.service == *login => clients.into(),
+                false => u64::MAX,
+            };
+            needed += processes + sessions.min(behind.unwrap_or_default().into());
         }
         let Some(limit) = number(settings.client_limit).filter(|limit| u64::from(*limit) < needed) else {
             return;
@@ -266,17 +270,16 @@ impl<'a> Draft<'a> {
     }
 
     /// Each process is a task.
-    fn tasks(&mut self, clients: u32) {
+    fn tasks(&mut self, service: &Service, clients: u32) {
         let Some((tasks, limit)) = self.host.tasks else { return };
-        let own = if self.remedy.processes > 1 { self.remedy.processes } else { 0 };
-        let needed = tasks + f64::from(own) + f64::from(clients);
+        let behind = if self.host.backend(service).is_some() { clients } else { 0 };
+        let needed = tasks + f64::from(self.remedy.processes) + f64::from(behind);
         if needed > limit {
-            let value = rounded_up(narrow(u64::from(own) + u64::from(clients)) + OTHER_FILES);
-            let needed = needed.round();
-            self.remedy.unit.push((
-                format!("TasksMax={}", value * 2),
-                format!("Dovecot's control group gets up to {needed} tasks, and may have {limit}"),
-            ));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tasks of one host")]
+            let needed = needed as u32;
+            let line = format!("TasksMax={}", rounded_up(needed.saturating_add(OTHER_PROCESSES)));
+            let why = format!("Dovecot's control group gets up to {needed} tasks, and may have {limit}");
+            self.remedy.unit.push((line, why));
         }
     }
 

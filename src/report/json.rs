@@ -82,15 +82,15 @@ fn way(way: Way) -> &'static str {
 fn choice(choice: &Choice) -> Value {
     let remedy = choice.remedy.as_ref();
     let lines = |remedy: &Remedy| remedy.unit.iter().map(|(line, _)| Value::from(line.as_str())).collect();
-    let (clients, arithmetic, affordable) = match &choice.number {
-        Number::Of(clients, arithmetic) => (Some(*clients), Some(arithmetic.as_str()), None),
-        Number::NoMemory(affordable, _) => (None, None, Some(*affordable)),
+    let (clients, arithmetic) = match &choice.number {
+        Number::Of(clients, arithmetic) => (Some(*clients), Some(arithmetic.as_str())),
+        Number::NoMemory(..) => (None, None),
     };
     known([
         ("way", Some(way(choice.way).into())),
         ("clients", clients.map(Value::from)),
         ("arithmetic", arithmetic.map(Value::from)),
-        ("memory_allows_only", affordable.map(Value::from)),
+        ("memory_for_clients", choice.room.map(Value::from)),
         ("more_memory_bytes", choice.bytes.map(|bytes| number(bytes.round()))),
         ("capacity", remedy.map(|remedy| number(remedy.capacity))),
         ("block", remedy.map(|remedy| remedy.block.as_str().into())),

@@ -29,6 +29,7 @@ class Commands(unittest.TestCase):
             "target/release/dovecot-capacity-exporter",
             "target/release/dovecot-capacity-exporter status",
             "target/release/dovecot-capacity-exporter status imap-login --check",
+            "target/release/dovecot-capacity-exporter advise",
             "curl -s http://localhost:9166/metrics | grep 'service=\"imap-login\"'",
             "doveadm reload",
             *RULES,
@@ -97,6 +98,22 @@ class Commands(unittest.TestCase):
                 found = subprocess.run([exporter_path(), *arguments, *here], capture_output=True, text=True)
                 self.assertEqual((found.returncode, found.stderr), (0, ""))
                 self.assertTrue(found.stdout.startswith(words), found.stdout)
+
+    def test_advise(self):
+        """Likewise, where there is something to advise."""
+        (advise,) = (shlex.split(command)[1:] for command in COMMANDS if command.endswith(" advise"))
+        usage = subprocess.run([exporter_path(), *advise, "--help"], capture_output=True, text=True, check=True).stdout
+        table = README.partition("## What should I set?")[2].partition("\n## ")[0]
+        flags = {flag for flag in re.findall(r"--[a-z.-]+", usage) if "." not in flag} - {"--help"}
+        self.assertEqual(flags, set(re.findall(r"^\| `(--[a-z-]+)[=`]", table, re.M)))
+        with Dovecot("2.3", services={"imap-login": {"process_limit": 1}}) as dovecot:
+            here = [f"--dovecot.config={dovecot.config}", f"--dovecot.log-file={dovecot.log_path}"]
+            before = dovecot.config.read_bytes()
+            found = subprocess.run([exporter_path(), *advise, *here], capture_output=True, text=True)
+            self.assertEqual((found.returncode, found.stderr), (0, ""))
+            for words in ("Recommended: ", "Option 1: ", "Option 2: ", "service imap-login {"):
+                self.assertIn(words, found.stdout)
+            self.assertEqual(dovecot.config.read_bytes(), before)
 
     def test_scrape_configuration(self):
         with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

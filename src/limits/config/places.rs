@@ -65,3 +65,47 @@ fn parse(text: &str) -> Option<Line> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn config(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("dovecot.conf");
+        fs::write(&path, text).expect("a file");
+        (folder, path)
+    }
+
+    #[test]
+    fn what_is_read_last() {
+        for (text, last) in [
+            ("!include conf.d/*.conf\n!include_try local.conf\n# Nothing more.\n\n", "local.conf"),
+            ("!include_try local.conf\nprotocols = imap\n", "dovecot.conf"),
+            ("!include_try local.conf\nservice imap {\n}\n", "dovecot.conf"),
+            ("!include conf.d/*.conf\n", "dovecot.conf"),
+            ("service imap {\n  !include local.conf\n}\n", "dovecot.conf"),
+            ("", "dovecot.conf"),
+        ] {
+            let (folder, path) = config(text);
+            assert_eq!(last_file(&path), Some(folder.path().join(last)), "{text}");
+        }
+        assert_eq!(last_file(Path::new("/nonexistent/dovecot.conf")), None);
+    }
+
+    #[test]
+    fn where_it_is_set() {
+        let text = "!include_try more.conf\nservice imap-login {\n  inet_listener imap {\n    process_limit = 1\n  }\n\
+             process_limit = 5\n}\nservice imap {\n  process_limit = 6\n}\nservice/imap-login/process_limit = 7\n";
+        let (folder, path) = config(text);
+        fs::write(folder.path().join("more.conf"), "service imap-login {\n  service_process_limit = 4\n}\n")
+            .expect("a file");
+        let service = Service::parse("imap-login").expect("a name");
+        let places = of_setting(&path, &service, &["process_limit"]);
+        let place = |file, line| format!("{} line {line}", folder.path().join(file).display());
+        assert_eq!(places, [place("more.conf", 2), place("dovecot.conf", 6), place("dovecot.conf", 11)]);
+        assert_eq!(of_setting(&path, &service, &["client_limit"]), [""; 0]);
+    }
+}
