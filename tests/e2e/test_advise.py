@@ -94,7 +94,7 @@ class Advise:
         with open_files(files):
             dovecot.start()
 
-    def heal(self: Any, way: str, restart: bool, **services: Any) -> None:
+    def heal(self: Any, way: str, restart: bool, recommended: str = "processes", **services: Any) -> None:
         with open_files(FILES if restart else 65535):
             dovecot = self.start(**services)
         before = start_warnings(dovecot)
@@ -106,7 +106,7 @@ class Advise:
         option = next(option for option in answer["options"] if option["way"] == way)
         self.assertIn(f"\n{option['block']}\n", text)
         self.assertEqual((answer["peak"], answer["peak_cut_off"], answer["confidence"]), (LIMIT, True, "low"))
-        self.assertEqual(option["restart"], restart)
+        self.assertEqual((option["restart"], answer["recommended"]), (restart, recommended))
         self.assertTrue(answer["dovecot_version"].startswith(self.generation))
         self.assertGreater(option["clients"], LIMIT)
         mark, warned = len(dovecot.log_text()), len(dovecot.warnings())
@@ -135,6 +135,12 @@ class Advise:
 
     def test_shared_and_all_that_must_follow(self: Any) -> None:
         self.heal("shared", True, **self.low())
+
+    def test_full_in_performance_mode(self: Any) -> None:
+        settings = {**PERFORMANCE_MODE, "process_limit": 1, "client_limit": LIMIT}
+        for way in ("processes", "shared"):
+            with self.subTest(way):
+                self.heal(way, False, recommended="shared", **{SERVICE: settings})
 
     def low(self: Any) -> dict[str, Any]:
         """Each of these is too low for more than there is."""
