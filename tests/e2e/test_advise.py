@@ -109,6 +109,8 @@ class Advise:
         self.assertEqual((option["restart"], answer["recommended"]), (restart, recommended))
         self.assertTrue(answer["dovecot_version"].startswith(self.generation))
         self.assertGreater(option["clients"], LIMIT)
+        own = option["block"].partition("}")[0]
+        self.assertEqual("vsz_limit" in own, way == "shared" and restart, own)
         mark, warned = len(dovecot.log_text()), len(dovecot.warnings())
         self.apply(dovecot, option)
         status = dovecot.service_status(SERVICE)
@@ -145,9 +147,11 @@ class Advise:
     def low(self: Any) -> dict[str, Any]:
         """Each of these is too low for more than there is."""
         return {
+            # Too little for 1,000 clients, and enough for one.
+            SERVICE: {"process_limit": LIMIT, "vsz_limit": "128M"},
             "auth": {"client_limit": 80},
             "anvil": {"client_limit": 90},
-            "stats": {"client_limit": 60},
+            "stats": {"client_limit": 25},
             "imap": {"process_limit": LIMIT + 1},
         }
 
