@@ -1,5 +1,6 @@
 //! The owner of all state: what was counted, what was last read, and how a reading of it all is made.
 
+pub mod anvil;
 pub mod logs;
 pub mod next;
 pub mod reading;
@@ -98,7 +99,7 @@ struct Scans {
     malformed: u64,
     failed: u64,
     trouble: Option<String>,
-    anvil: Option<reading::Anvil>,
+    anvil: Option<anvil::Anvil>,
 }
 
 /// Tells the running configuration from an earlier one: the master, and [`Census::generation`].
@@ -191,7 +192,7 @@ impl Exporter {
         lock(&self.status).clone_from(&told.cloned());
         let mut services =
             reading::services(&census, told, &limits, &self.flags, &mut tally, &mut lock(&self.peaks));
-        reading::keep_anvil(&mut services, &census, &mut lock(&self.scans).anvil);
+        anvil::keep(&mut services, &census, &mut lock(&self.scans).anvil);
         let next = Next::read(
             &self.config.procfs,
             &census,

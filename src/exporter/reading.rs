@@ -179,44 +179,6 @@ pub fn services(
     tally.services().map(reading).collect()
 }
 
-/// An `anvil` process, and the `client_limit` in force when it started.
-pub type Anvil = ((u64, i32), Option<Limit>);
-
-/// Gives `anvil` the `client_limit` that its process started with: a reload, which it outlives, changes it for the
-/// master and for `doveconf`, and not for the process (measured on 2.3 and 2.4). `known` is what earlier readings
-/// have told of it; of a process that was there before them and has outlived a reload it is unknown.
-pub fn keep_anvil(
-    services: &mut [ServiceReading],
-    census: &Result<Census, String>,
-    known: &mut Option<Anvil>,
-) {
-    let Some(service) = services.iter_mut().find(|service| service.service.as_str() == "anvil") else {
-        return;
-    };
-    let new = service.settings.client_limit;
-    let Ok(census) = census else {
-        // Which process it is cannot be seen; of limits, what is on disk is the best guess then, as for all services.
-        service.connections = None;
-        return;
-    };
-    let Some(anvil) = census.anvil else { return };
-    // A master starts `log` before all else. For a moment of a reload there is none.
-    if census.generation.is_some_and(|log| anvil.0 >= log.0) {
-        *known = Some((anvil, new));
-    }
-    let started = known.filter(|(process, _)| *process == anvil).and_then(|(_, limit)| limit);
-    service.settings.client_limit = started;
-    // The master takes what the process offers from the new limit, and no further than to 0.
-    service.connections = match (service.connections, new, started) {
-        (Some(connections), Some(Limit::Of(new)), Some(Limit::Of(started)))
-            if new >= started || connections > 0 =>
-        {
-            (connections + u64::from(started)).checked_sub(new.into())
-        }
-        _ => None,
-    };
-}
-
 impl Reading {
     /// The state of each kind of source that there is: its name, and what is wrong with it.
     pub fn sources(&self) -> Vec<(&'static str, Option<&str>)> {
