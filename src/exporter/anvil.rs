@@ -4,7 +4,7 @@ use super::reading::ServiceReading;
 use crate::{limits::Limit, processes::scan::Census};
 
 /// Ticks, of which Linux shows a hundred a second.
-const SAME_START: u64 = 100;
+const SAME_START: u64 = 20;
 
 /// An `anvil` process, and the `client_limit` in force when it started.
 pub type Anvil = ((u64, i32), Option<Limit>);
@@ -23,7 +23,7 @@ pub fn keep(services: &mut [ServiceReading], census: &Result<Census, String>, kn
         return;
     };
     let Some(anvil) = census.anvil else { return };
-    // A master starts both at once, in either order. For a moment of a reload there is no `log`.
+    // A master starts both at once, 2.3 anvil first. For a moment of a reload there is no `log`.
     if census.generation.is_some_and(|log| anvil.0 + SAME_START >= log.0) {
         *known = Some((anvil, new));
     }
