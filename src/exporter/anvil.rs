@@ -23,8 +23,10 @@ pub fn keep(services: &mut [ServiceReading], census: &Result<Census, String>, kn
         return;
     };
     let Some(anvil) = census.anvil else { return };
-    // A master starts both at once, 2.3 anvil first. For a moment of a reload there is no `log`.
-    if census.generation.is_some_and(|log| anvil.0 + SAME_START >= log.0) {
+    // A master starts both at once, 2.3 anvil first. What was known of a process first is what it started with: in a
+    // reload the new limit may be known a moment before the new `log` process is.
+    let is_new = !known.is_some_and(|(process, limit)| process == anvil && limit.is_some());
+    if is_new && census.generation.is_some_and(|log| anvil.0 + SAME_START >= log.0) {
         *known = Some((anvil, new));
     }
     let started = known.filter(|(process, _)| *process == anvil).and_then(|(_, limit)| limit);
