@@ -97,6 +97,7 @@ RATIO = "instance_service:dovecot_service_clients_per_capacity:ratio"
 FULLEST = "instance:dovecot_service_clients_per_capacity:max"
 JOB_RATIO = "job_service:dovecot_service_clients_per_capacity:ratio"
 WORKERS = ("auth-worker", "indexer-worker")  # have no capacity, say the rules
+WITHOUT_TREND = ("anvil", "auth", *WORKERS, "config", "indexer", "log", "stats")
 
 
 # --- the instances ----------------------------------------------------------------
@@ -361,8 +362,10 @@ def trend(name: str, role: str, number: int, service: str, age: float) -> float:
             return most(role, number, service, age, HOUR)
         case "max1d":
             return most(role, number, service, age, DAY)
-        case "max1d_before":
-            return max(most(role, number, service, age + day * DAY, DAY) for day in range(6, 15))
+        case "max3d":
+            return most(role, number, service, age, 3 * DAY)
+        case "max1d_min31h":
+            return min(most(role, number, service, age + back * HOUR, DAY) for back in (0, 31))
         case "max1h_usual4h":
             return max(most(role, number, service, age + week * WEEK - 4 * HOUR, HOUR) for week in (1, 2))
         case "max1h_unusual":
@@ -396,7 +399,7 @@ def long_history(
         for number in range(fleet.size):
             role = fleet.role(number)
             for service, settings in settings_of(fleet, role).items():
-                if not has_in_use(role, settings):
+                if not has_in_use(role, settings) or service in WITHOUT_TREND:
                     continue
                 series = f'{name}{{instance="{fleet.instance(number)}",job="dovecot",service="{service}"}} '
                 for some, text in zip(stamps, texts):
