@@ -4,6 +4,7 @@
 # make soak   a week of log at full speed, and a million scripts against the follower's model; SOAK_LINES, MODEL_SCRIPTS
 # make bench  the benchmarks, each beside a peer
 # make pictures  the dashboards' pictures in docs/pictures anew; look at them
+# make manifests  kubernetes/monitoring anew, from alerts/
 # make golden the golden pages and docs/METRICS.md anew; read the difference
 
 CARGO_DENY = 0.20.2
@@ -11,7 +12,7 @@ CARGO_DENY = 0.20.2
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit fuzz e2e demo soak bench pictures golden build packages demo-packages witness
+.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests build packages demo-packages witness
 
 test: packages lint unit fuzz e2e
 
@@ -62,3 +63,6 @@ pictures: packages
 
 golden:
 	UPDATE_GOLDEN=1 cargo test --locked --test golden --test metrics_doc
+
+manifests:
+	python3 kubernetes/generate.py
