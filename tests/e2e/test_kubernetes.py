@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import datetime
 import functools
+import grp
 import importlib.util
 import json
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from imap_clients import Clients
-from lab import REPOSITORY, Dovecot, Exporter, Prometheus, trixie_root, wait_until
+from lab import REPOSITORY, Dovecot, Exporter, Prometheus, exporter_path, trixie_root, wait_until
 
 FOLDER = REPOSITORY / "kubernetes"
 RULES = REPOSITORY / "alerts/dovecot.rules.yml"
@@ -228,7 +229,9 @@ class Manifests(unittest.TestCase):
                          [["kubectl", "kustomize"], ["kubectl", "apply"], ["kubectl", "label"]])  # fmt: skip
         documents = built()[0]["documented"]
         self.assertEqual({document["metadata"]["namespace"] for document in documents}, {"mail"})
-        self.assertEqual(container(documents)["image"], "registry.example.org/dovecot-capacity-exporter:1.0")
+        (version,) = re.findall('^version = "(.*)"$', (REPOSITORY / "Cargo.toml").read_text(), re.M)
+        for folder, host in {"documented": "registry.example.org", "hosts": "ghcr.io/OWNER", "example": "ghcr.io/OWNER"}.items():
+            self.assertEqual(container(built()[0][folder])["image"], f"{host}/{OURS}:{version}", "as in Cargo.toml")
         for kind in ("PodMonitor", "PrometheusRule"):
             self.assertEqual(one(documents, kind)["metadata"]["labels"]["release"], "kube-prometheus-stack")
         self.assertNotIn("example.org/runbook", json.dumps(documents))
@@ -264,25 +267,43 @@ def local(text: str, places: Mapping[str, Path]) -> str:
     return re.sub("|".join(sorted(map(re.escape, places), reverse=True)), lambda match: str(places[match[0]]), text)
 
 
-class Commands(unittest.TestCase):
-    """Each container's arguments, with its volumes in the lab."""
+def without_privileges(uid: int, groups: list[int]) -> list[str]:
+    """What makes the command behind it run as in a container that drops all capabilities."""
+    return [
+        *("setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={','.join(map(str, [uid, *groups]))}"),
+        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"),
+        # Again: a change of uid clears what the lab has set.
+        *("setpriv", "--pdeathsig", "TERM"),
+    ]
 
-    def dovecot(self, **options: Any) -> Dovecot:
+
+class Commands(unittest.TestCase):
+    """Each container's arguments, as its user, with its volumes in the lab."""
+
+    def dovecot(self, generation: str) -> Dovecot:
+        """The one that its instance_name tells from the others of this machine."""
         name = f"kubernetes-{os.getpid()}-{self._testMethodName.replace('_', '-')}"
-        dovecot = Dovecot("2.4", instance_name=name, services={LOGIN: {"process_limit": 2}}, **options)
-        return self.enterContext(dovecot)
+        return self.enterContext(Dovecot(generation, instance_name=name, services={LOGIN: {"process_limit": 2}}))
 
     def run_exporter(self, folder: str, places: dict[str, Path]) -> Exporter:
         one = container(built()[0][folder])
         mounts = {mount["mountPath"] for mount in one["volumeMounts"]}
         self.assertLessEqual(set(places), mounts)
-        places = places | {"/var/lib/dovecot-capacity-exporter": Path(self.enterContext(tempfile.TemporaryDirectory()))}
+        uid, groups = one["securityContext"]["runAsUser"], pod(built()[0][folder])["spec"]["securityContext"]
+        # In the sidecar that is Dovecot's user: root in the lab.
+        uid = 0 if uid == groups.get("runAsUser") else uid
+        state = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        os.chown(state, uid, uid)
+        places = places | {"/var/lib/dovecot-capacity-exporter": state}
         arguments = [local(argument, places) for argument in one["args"]]
         for argument, here in zip(one["args"], arguments, strict=True):
             self.assertNotEqual(argument, here, "a path that is in no volume")
         # The defaults, where the volumes are; the image has no doveconf.
         config = local("--dovecot.config=/etc/dovecot/dovecot.conf", places)
-        exporter = self.enterContext(Exporter(None, config, "--dovecot.doveconf=", *arguments))
+        exporter = Exporter(None, config, "--dovecot.doveconf=", *arguments)
+        exporter.command[0] = shutil.copy(exporter_path(), places["/etc/dovecot"] / "exporter")  # all may pass through there
+        exporter.command[:0] = without_privileges(uid, groups.get("supplementalGroups", []))
+        self.enterContext(exporter)
         for probe in ("livenessProbe", "readinessProbe"):
             if probe in one:
                 self.assertEqual(exporter.get(one[probe]["httpGet"]["path"])[0], 200)
@@ -296,7 +317,7 @@ class Commands(unittest.TestCase):
         return exporter.value("dovecot_service_drop_warnings_total", service=LOGIN, limit="process_limit")
 
     def test_sidecar(self):
-        dovecot = self.dovecot()
+        dovecot = self.dovecot("2.4")
         places = {"/etc/dovecot": dovecot.lab, "/var/log/dovecot": dovecot.lab}
         exporter = self.run_exporter("example", places)
         self.assertEqual(exporter.value("dovecot_exporter_source_up", source="log"), 1)
@@ -342,21 +363,23 @@ class Commands(unittest.TestCase):
         wait_until(lambda: self.dropped(exporter) == logged(), PATIENCE, "as many as in the log")
 
     def test_master_socket(self):
-        dovecot = self.dovecot()
+        dovecot = self.dovecot("2.4")
         exporter = self.run_exporter("deployment", {"/etc/dovecot": dovecot.lab, "/var/log/dovecot": dovecot.lab})
         # base_dir of the lab's Dovecot takes the place of /run/dovecot.
         self.assertEqual(exporter.value("dovecot_exporter_source_up", source="master"), 1)
         self.assertIn("base_dir = /run/dovecot\n", (FOLDER / "example/dovecot.conf").read_text())
 
     def test_pods_of_the_node(self):
-        dovecot = self.dovecot()
+        dovecot = self.dovecot("2.3")
         pods = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        pods.chmod(0o755)
         exporter = self.run_exporter("node-pods", {"/etc/dovecot": dovecot.lab, "/var/log/pods": pods})
         # As kubelet lays them out: of this pod, of one that came later, and of one that is not Dovecot's.
         for counted, (place, full) in enumerate([("mail_dovecot-0_1b2f/dovecot/0.log", 1), ("mail_dovecot-0_1b2f/dovecot/1.log", 1),
                                                  ("mail_web-0_77aa/nginx/0.log", 0), ("other_x_9c/dovecot/0.log", 1)]):  # fmt: skip
             file = pods / place
             file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(0o640)
             now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
             file.write_text(
                 f"{now} stderr F Nov 23 15:54:28 master: Warning: service({LOGIN}): process_limit (2) reached, "
@@ -368,8 +391,10 @@ class Commands(unittest.TestCase):
         self.assertEqual(self.dropped(exporter), 3)
 
     def test_hosts(self):
-        """There the configuration says which log."""
-        dovecot = self.dovecot()
+        """There the configuration says which log. It is one as Debian's rsyslog makes it."""
+        dovecot = self.dovecot("2.3")
+        os.chown(dovecot.log_path, 0, grp.getgrnam("adm").gr_gid)
+        dovecot.log_path.chmod(0o640)
         exporter = self.run_exporter("hosts", {"/etc/dovecot": dovecot.lab, "/var/log": dovecot.lab})
         self.assertEqual(exporter.value("dovecot_exporter_source_up", source="log"), 1)
         self.overload(dovecot, exporter)
