@@ -51,7 +51,7 @@ def tools() -> Path:
 
 def kustomize(folder: Path) -> str:
     done = subprocess.run([tools() / "kubectl", "kustomize", folder], capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode or done.stderr:
         raise RuntimeError(f"{folder}: {done.stderr}")
     return done.stdout
 
@@ -69,7 +69,8 @@ def built() -> tuple[dict[str, list[Document]], list[str]]:
     folders = [path.parent for path in FOLDER.glob("*/kustomization.yaml") if "kind: Component" not in path.read_text()]
     manifests = {folder.name: kustomize(folder) for folder in folders}
     with tempfile.TemporaryDirectory() as folder:
-        manifests |= {"deployment": kustomize(deployment(Path(folder))), "documented": kustomize(documented(Path(folder)))}
+        example, own = documented(Path(folder))
+        manifests |= {"documented": kustomize(example), "own": kustomize(own), "deployment": kustomize(deployment(Path(folder)))}
     documents, faults = check("\n---\n".join(manifests.values()))
     rest = iter(documents)
     counts = {name: len(re.findall("^apiVersion: ", text, re.M)) for name, text in manifests.items()}
@@ -91,16 +92,20 @@ def deployment(beside: Path) -> Path:
     return example
 
 
-def documented(beside: Path) -> Path:
-    """What docs/install.md tells to do, as far as that needs no cluster."""
-    folder = beside / "documented"
-    for name in ("kubernetes", "dashboards"):
-        shutil.copytree(REPOSITORY / name, folder / OURS / name)
-    example, _ = re.findall(r"^```yaml\n(.*?)^```", SECTION, re.M | re.S)
-    (folder / "kustomization.yaml").write_text(example)
+def documented(beside: Path) -> tuple[Path, Path]:
+    """What docs/install.md tells to do, as far as that needs no cluster: with the example, and with a Dovecot of one's own."""
+    example, components = re.findall(r"^```yaml\n(.*?)^```", SECTION, re.M | re.S)
     (places,) = (command for command in COMMANDS if command.startswith("sed "))
-    subprocess.run(places, shell=True, cwd=folder, check=True)
-    return folder
+    folders = beside / "documented", beside / "own"
+    for folder in folders:
+        for name in ("kubernetes", "dashboards"):
+            shutil.copytree(REPOSITORY / name, folder / OURS / name)
+        subprocess.run(places, shell=True, cwd=folder, check=True)
+    (folders[0] / "kustomization.yaml").write_text(example)
+    shutil.copy(FOLDER / "example/statefulset.yaml", folders[1] / "dovecot.yaml")
+    own = example.replace(f"{OURS}/kubernetes/example", "dovecot.yaml") + components
+    (folders[1] / "kustomization.yaml").write_text(own)
+    return folders
 
 
 def one(documents: list[Document], kind: str) -> Document:
@@ -119,7 +124,7 @@ def container(documents: list[Document], name: str = OURS) -> Document:
     return found
 
 
-WORKLOADS = ("example", "hosts", "node-pods", "deployment", "documented")
+WORKLOADS = ("example", "hosts", "node-pods", "deployment", "documented", "own")
 
 
 class Manifests(unittest.TestCase):
@@ -237,9 +242,7 @@ class Manifests(unittest.TestCase):
         self.assertNotIn("example.org/runbook", json.dumps(documents))
         self.assertNotIn("grafana.example.org", json.dumps(documents))
         self.assertIn("https://YOUR-GRAFANA/d/", json.dumps(one(documents, "PrometheusRule")))
-        # The other block is what the example does.
-        self.assertIn("components:\n  - ../sidecar\n", (FOLDER / "example/kustomization.yaml").read_text())
-        self.assertIn(f"components:\n  - {OURS}/kubernetes/sidecar\n", SECTION)
+        self.assertEqual(container(built()[0]["own"]), container(documents))
         # The label of the last command is the one that the DaemonSets ask for.
         key, _, value = COMMANDS[-1].split()[-1].partition("=")
         for folder in ("hosts", "node-pods"):
