@@ -330,6 +330,12 @@ def quiet() -> list[dict[str, Any]]:
         ),
         group(
             "quiet",
+            "who fills in eight days has not been seen growing in a week",
+            [host("young", lambda hour: week(20 + (hour - 17.5 * 24) / 2.5)(hour), 26 / 7, gap=range(int(17.5 * 24 / STEP)))],
+            promql_expr_test=[never(alerts("young", "1w"), 26 / 7)],
+        ),
+        group(
+            "quiet",
             "a rush of three quarters of an hour is nothing that grows",
             [
                 host("rush", rushing(15, 0.75), weeks),
