@@ -34,8 +34,10 @@ pub fn of_host(procfs: &Path) -> Option<(f64, f64)> {
 
 fn kibibytes(text: &str, name: &str) -> Option<f64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let number: u32 = value.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(f64::from(number) * 1024.0)
+    let number: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    #[expect(clippy::cast_precision_loss, reason = "exact to 8 EiB")]
+    let bytes = number as f64 * 1024.0;
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -62,5 +64,9 @@ mod tests {
         fs::write(proc.path().join("meminfo"), "MemTotal: 4 kB\nMemFree: 1 kB\nMemAvailable: 3 kB\n")
             .expect("written");
         assert_eq!(of_host(proc.path()), Some((3072.0, 4096.0)));
+        // 8 TiB.
+        fs::write(proc.path().join("meminfo"), "MemTotal: 8589934592 kB\nMemAvailable: 3 kB\n")
+            .expect("written");
+        assert_eq!(of_host(proc.path()), Some((3072.0, 2_f64.powi(43))));
     }
 }

@@ -42,8 +42,8 @@ pub fn bytes(number: Option<f64>) -> String {
 
 /// A part of a whole.
 pub fn percent(share: f64) -> String {
-    // Not 100% before it is.
-    format!("{}%", count(Some((share * 100.0).floor())))
+    // Not 100% before it is; and 29 of 100, times 100, are a little less than 29.
+    format!("{}%", count(Some((share * 100.0 + 1e-9).floor())))
 }
 
 /// How long ago that was.
@@ -131,7 +131,11 @@ mod tests {
         {
             assert_eq!(bytes(Some(number)), text);
         }
-        assert_eq!((percent(0.999), percent(1.0), percent(0.0)), ("99%".into(), "100%".into(), "0%".into()));
+        for (part, whole, text) in
+            [(999, 1000, "99%"), (1000, 1000, "100%"), (0, 1, "0%"), (29, 100, "29%"), (57, 100, "57%")]
+        {
+            assert_eq!(percent(f64::from(part) / f64::from(whole)), text);
+        }
     }
 
     #[test]
