@@ -22,12 +22,21 @@ struct Site {
     _folder: tempfile::TempDir,
 }
 
+const DOVECONF: &str = "case $* in *-N*) exit ;; esac; sed 's/lab/dovecot/; /^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4";
+
 fn site() -> Site {
+    site_with(DOVECONF, 1)
+}
+
+/// One with so many `imap-login`, and this shell command in place of `doveconf`.
+fn site_with(doveconf: &str, logins: u32) -> Site {
     let proc = Proc::new();
-    proc.master(100, "dovecot").process(102, 100, "S", "imap-login", b"dovecot/imap-login\0");
+    proc.master(100, "dovecot");
+    for pid in 102..102 + logins {
+        proc.process(pid, 100, "S", "imap-login", b"dovecot/imap-login\0");
+    }
     let folder = tempfile::tempdir().expect("a folder");
-    let text = "case $* in *-N*) exit ;; esac; sed 's/lab/dovecot/; /^service imap-login-ext /,/^}/d' tests/fixtures/doveconf/2.4";
-    let doveconf = script(folder.path(), "doveconf", text);
+    let doveconf = script(folder.path(), "doveconf", doveconf);
     let log = folder.path().join("<&\".log");
     fs::write(&log, "").expect("a file");
     let flags = [
@@ -64,6 +73,26 @@ fn routes() {
     assert_eq!(post.0, "HTTP/1.1 405 Method Not Allowed");
     let head = request(site.exporter.address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!((head.0.as_str(), head.2.len()), ("HTTP/1.1 200 OK", 0));
+}
+
+#[test]
+fn how_full_a_service_is() {
+    let page = |settings: &str, logins| {
+        let site =
+            site_with(&format!("{DOVECONF} | sed '/^service imap-login {{/,/^}}/{{{settings}}}'"), logins);
+        String::from_utf8(site.exporter.get("/", "").2).expect("text")
+    };
+    let high_security = "s/client_limit = 20/client_limit = 1/; s/process_limit = 100/process_limit = 7/
+        s/restart_request_count = unlimited/restart_request_count = 1/";
+    // Two of the processes are those that are kept ready.
+    let some = page(high_security, 3);
+    assert!(some.contains("<meter value=\"0.143\"></meter> 1 / 7<td"), "{some}");
+    let high_security = format!("{high_security}; s/process_min_avail = 2/process_min_avail = 0/");
+    let full = page(&high_security, 7);
+    assert!(full.contains("<meter class=\"full\" value=\"1.000\"></meter> 7 / 7<td"), "{full}");
+    // Where clients share processes, these tell nothing.
+    let shared = page("", 3);
+    assert!(shared.contains("imap-login<td>– / 2000<td class=\"number\">3 / 100<td"), "{shared}");
 }
 
 #[test]

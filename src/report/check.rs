@@ -82,6 +82,9 @@ fn unseen(seen: &Seen, only: Option<&Service>) -> Vec<String> {
     let logs = seen.facts.down.iter().filter(|source| ["log", "journal"].contains(&source.as_str()));
     let mut unseen: Vec<String> =
         logs.map(|log| format!("{} cannot be seen: {}.", what_it_tells(log), reason(log))).collect();
+    if seen.facts.services.is_empty() {
+        unseen.push("No service of Dovecot can be seen.".to_owned());
+    }
     for service in &seen.facts.services {
         let name = &service.service;
         let wanted = only.is_some() || service.is_login() && service.is_active();
@@ -89,7 +92,7 @@ fn unseen(seen: &Seen, only: Option<&Service>) -> Vec<String> {
             let master = seen.facts.down.contains("master").then(|| format!(": {}", reason("master")));
             unseen.push(format!("How full {name} is cannot be told{}.", master.unwrap_or_default()));
         }
-        if service.value(&metrics::SERVICE_DROP_WARNINGS).is_none() {
+        if service.value(&metrics::SERVICE_DROP_WARNINGS).is_none() && !seen.facts.log_is_down() {
             unseen.push(format!("Drop warnings of {name} are not counted yet."));
         } else if service.warnings() > 0.0 && troubles::last_warning(service).is_none() {
             unseen.push(format!("The log has drop warnings of {name}, and no time stamps that say when."));
@@ -228,6 +231,15 @@ mod tests {
             (state, line.as_str()),
             (State::Unknown, "DOVECOT UNKNOWN - How full imap-login is cannot be told.")
         );
+        let mut nothing = seen(1.0, &[]);
+        nothing.facts.services.clear();
+        assert_eq!(
+            verdict_on(&nothing),
+            (State::Unknown, "DOVECOT UNKNOWN - No service of Dovecot can be seen.".to_owned())
+        );
+        // No number that a plugin's output may have.
+        let endless = seen(1.0, &[(&metrics::SERVICE_CONNECTIONS, f64::INFINITY)]);
+        assert!(verdict_on(&endless).1.contains(" | 'imap-login'=1;8;10;0;10 "));
         let mut early = seen(1.0, &[]);
         early.facts.forget(&metrics::SERVICE_DROP_WARNINGS);
         assert_eq!(verdict_on(&early).0, State::Unknown);

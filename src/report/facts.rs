@@ -10,6 +10,16 @@ use crate::{
 /// Given work by a process that waits until they have room: at their limit they are busy, and nobody is turned away.
 const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
 
+/// Counted in logs: while one cannot be read, that there were none is not known.
+const LOGGED: [&Metric; 6] = [
+    &metrics::SERVICE_DROP_WARNINGS,
+    &metrics::SERVICE_QUEUE_FULL_KILLS,
+    &metrics::SERVICE_HANDOVER_FAILURES,
+    &metrics::SERVICE_FAILURES,
+    &metrics::USER_CONNECTION_LIMIT_REJECTIONS,
+    &metrics::MASTER_RELOADS,
+];
+
 /// One page.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -92,7 +102,19 @@ impl Facts {
         facts.logs = page.of(&metrics::LOG_LINES).map(|(labels, _)| labels[0].clone()).collect();
         facts.version = page.of(&metrics::BUILD_INFO).map(|(labels, _)| labels[0].clone()).next();
         facts.services = services.into_values().collect();
+        if facts.log_is_down() {
+            let known = |name: &&'static str, value: &mut f64| {
+                *value > 0.0 || !LOGGED.iter().any(|metric| metric.name == *name)
+            };
+            facts.values.retain(known);
+            facts.services.iter_mut().for_each(|service| service.values.retain(known));
+        }
         facts
+    }
+
+    /// Whether a log cannot be read.
+    pub fn log_is_down(&self) -> bool {
+        ["log", "journal"].iter().any(|source| self.down.contains(*source))
     }
 
     /// All metrics without labels, by name.
@@ -157,7 +179,7 @@ impl ServiceFacts {
 
     /// Clients that are served now, as `instance_service:dovecot_service_clients:in_use` of the alerting rules has it.
     pub fn in_use(&self) -> Option<f64> {
-        self.value(&metrics::SERVICE_CONNECTIONS).or_else(|| {
+        self.value(&metrics::SERVICE_CONNECTIONS).filter(|number| number.is_finite()).or_else(|| {
             // client_limit is 1, too, then.
             self.value(&metrics::SERVICE_RESTART_REQUEST_LIMIT).filter(|count| is_one(*count))?;
             let limit = self.value(&metrics::SERVICE_PROCESS_LIMIT)?;
@@ -285,6 +307,8 @@ mod tests {
         page.add(&metrics::SOURCE_UP, &["log"], 0.0);
         page.add(&metrics::LIMIT_SOURCE_INFO, &["imap-login", "flag"], 1.0);
         page.add(&metrics::CGROUP_TASKS, &[], 7.0);
+        page.add(&metrics::SERVICE_FAILURES, &["imap-login", "fork"], 0.0);
+        page.add(&metrics::MASTER_RELOADS, &[], 0.0);
         let mut facts = Facts::of(&page);
         assert_eq!(facts.services.len(), 1);
         let service = &facts.services[0];
@@ -292,6 +316,11 @@ mod tests {
         assert_eq!((service.warnings(), service.limit_is_flag, service.is_active()), (14.0, true, true));
         assert_eq!(facts.down, BTreeSet::from(["log".to_owned()]));
         assert_eq!(facts.value(&metrics::CGROUP_TASKS), Some(7.0));
+        // Nobody knows what else is in the log.
+        assert_eq!(
+            (service.value(&metrics::SERVICE_FAILURES), facts.value(&metrics::MASTER_RELOADS)),
+            (None, None)
+        );
         let imap = Service::parse("imap").expect("a name");
         assert_eq!(facts.only(&imap), Err("Dovecot has no service imap: give one of imap-login".to_owned()));
         facts.only(&Service::parse("imap-login").expect("a name")).expect("it is there");

@@ -1,5 +1,7 @@
 //! `status --json` and `advise --json`: one object, in one line. What is not known is not in it.
 
+use std::fmt::Write;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +13,7 @@ use super::{
     holders::{Holder, Holders},
     source::Seen,
     troubles::Trouble,
+    words::is_harmless,
 };
 
 /// All of it.
@@ -41,7 +44,7 @@ pub fn line(seen: &Seen, troubles: &[Trouble], top: Option<Result<Holders, Strin
         ("top", top.map(|top| top.map_or_else(|reason| json!({ "unknown": reason }), |top| holders(&top)))),
         ("sources_down", Some(Value::Object(seen.facts.down.iter().map(down).collect()))),
     ]);
-    answer.to_string() + "\n"
+    printed(&answer)
 }
 
 /// `advise --json`: one object, in one line.
@@ -69,7 +72,22 @@ pub fn advice(advice: &Advice) -> String {
         ("file", Some(advice.file.display().to_string().into())),
         ("set_in", Some(advice.set_in.iter().map(|place| Value::from(place.as_str())).collect())),
     ]);
-    answer.to_string() + "\n"
+    printed(&answer)
+}
+
+/// JSON may hold characters as they are that a terminal would obey, and other people choose their names.
+fn printed(answer: &Value) -> String {
+    let mut text = String::new();
+    for character in answer.to_string().chars() {
+        if is_harmless(character) {
+            text.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(text, "\\u{unit:04x}").expect("a String takes everything");
+            }
+        }
+    }
+    text + "\n"
 }
 
 fn way(way: Way) -> &'static str {
@@ -162,4 +180,18 @@ fn short(name: &str) -> String {
     let name = name.strip_prefix("dovecot_").unwrap_or(name);
     let name = name.strip_prefix("service_").unwrap_or(name);
     name.strip_suffix("_total").unwrap_or(name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_it_is_obeyed_by_a_terminal() {
+        let name = "é\u{1b}[31m\u{9b}31m\u{7f}\u{202e}\u{e0001}\"\n";
+        let text = printed(&json!({ "user": name }));
+        assert_eq!(text, r#"{"user":"é\u001b[31m\u009b31m\u007f\u202e\udb40\udc01\"\n"}"#.to_owned() + "\n");
+        let read: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read["user"], name);
+    }
 }

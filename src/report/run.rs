@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 use rustix::termios::tcgetwinsize;
 use tokio::{
     select,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
 
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     cli::{Advise, Config, Status},
-    exporter::threads::runtime,
+    exporter::threads::{END_TIME, runtime},
 };
 
 /// `status`, to its exit code.
@@ -58,9 +59,24 @@ pub fn advise(config: &Config, options: &Advise) -> ExitCode {
         Err(reason) => return refuse(&reason),
     };
     let text = if options.json { json::advice(&advice) } else { advice::lines(&advice) };
-    // Whoever was to read it may have gone.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    printed(print(&text))
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// The exit code behind what was printed.
+fn printed(done: io::Result<()>) -> ExitCode {
+    match done {
+        // Whoever was to read it may have gone.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            refuse(&format!("standard output takes no more ({error}): make room where it goes"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Says in one sentence why nothing can be told.
@@ -71,33 +87,59 @@ fn refuse(reason: &str) -> ExitCode {
 
 async fn answer(config: Config, options: &Status) -> ExitCode {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+    let (Ok(interrupt), Ok(terminate)) = signals else {
         return refuse("the system lets no signal be received");
     };
-    let source = match &options.from {
-        Some(url) => Ok(Source::url(url)),
-        None => Source::here(config).await,
+    let mut signals = (interrupt, terminate);
+    let opening = async {
+        match &options.from {
+            Some(url) => Ok(Source::url(url)),
+            None => Source::here(config).await,
+        }
+    };
+    let source = select! {
+        source = opening => Ok(source),
+        code = told_to_stop(&mut signals) => Err(code),
     };
     let source = match source {
-        Ok(source) => source,
-        Err(reason) if options.check => return unknown(&reason),
-        Err(reason) => return refuse(&reason),
+        Ok(Ok(source)) => source,
+        Ok(Err(reason)) if options.check => return unknown(&reason),
+        Ok(Err(reason)) => return refuse(&reason),
+        Err(code) => {
+            // For the thread that now ends doveconf.
+            sleep(END_TIME).await;
+            return code;
+        }
     };
     let answer =
         async { if options.check { check(&source, options).await } else { show(&source, options).await } };
     let code = select! {
         code = answer => code,
-        _ = interrupt.recv() => ExitCode::from(130),
-        _ = terminate.recv() => ExitCode::from(143),
+        code = told_to_stop(&mut signals) => code,
     };
     source.end().await;
     code
 }
 
+/// Returns when somebody interrupts or terminates this, with the exit code that a shell has for it.
+async fn told_to_stop((interrupt, terminate): &mut (Signal, Signal)) -> ExitCode {
+    select! {
+        _ = interrupt.recv() => ExitCode::from(130),
+        _ = terminate.recv() => ExitCode::from(143),
+    }
+}
+
 /// Says so in the way of plugins.
 pub fn unknown(reason: &str) -> ExitCode {
-    let _ = writeln!(io::stdout(), "{}", check::line(State::Unknown, reason));
-    ExitCode::from(State::Unknown.code())
+    verdict(State::Unknown, &check::line(State::Unknown, reason))
+}
+
+fn verdict(state: State, line: &str) -> ExitCode {
+    let done = print(&format!("{line}\n"));
+    // Nobody is told that all is well who cannot read it.
+    let state = if done.is_ok() { state } else { State::Unknown };
+    printed(done);
+    ExitCode::from(state.code())
 }
 
 async fn check(source: &Source, options: &Status) -> ExitCode {
@@ -106,8 +148,7 @@ async fn check(source: &Source, options: &Status) -> ExitCode {
     match look(source, options).await {
         Ok(seen) => {
             let (state, line) = check::verdict(&seen, thresholds, options.service.as_ref());
-            let _ = writeln!(io::stdout(), "{line}");
-            ExitCode::from(state.code())
+            verdict(state, &line)
         }
         Err(reason) => unknown(&reason),
     }
@@ -122,16 +163,12 @@ async fn show(source: &Source, options: &Status) -> ExitCode {
             Ok(seen) => Ok(describe(&seen, source.top(&seen, options.top).await, options, style)),
             Err(reason) => Err(reason),
         };
-        let written = match (&text, again) {
+        let done = match (&text, again) {
             (Err(reason), None) => return refuse(reason),
-            (Ok(text), None) => io::stdout().write_all(text.as_bytes()),
+            (Ok(text), None) => print(text),
             (text, Some(_)) => redraw(text.as_deref()),
         };
-        // Whoever read it has gone.
-        if written.and_then(|()| io::stdout().flush()).is_err() {
-            return ExitCode::SUCCESS;
-        }
-        let Some(again) = again else { return ExitCode::SUCCESS };
+        let Some(again) = again.filter(|_| done.is_ok()) else { return printed(done) };
         sleep(again).await;
     }
 }
@@ -155,10 +192,18 @@ fn describe(seen: &Seen, top: Option<Result<Holders, String>>, options: &Status,
     status::screen(seen, &troubles, style) + &top.unwrap_or_default()
 }
 
+fn set(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Whether standard output is a terminal that does what it is told.
+fn is_terminal() -> bool {
+    io::stdout().is_terminal() && set("TERM").is_some_and(|term| term != "dumb")
+}
+
 /// Colours and blocks for a terminal that shows them.
 fn style() -> Style {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
-    let terminal = io::stdout().is_terminal() && set("TERM").is_some_and(|term| term != "dumb");
+    let terminal = is_terminal();
     // The first that is set holds (locale(7)).
     let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
     let locale = locale.to_string_lossy().to_ascii_lowercase().replace('-', "");
@@ -167,17 +212,16 @@ fn style() -> Style {
 
 /// Puts the text, or the reason why there is none, in the place of the one before; behind it where that is no terminal.
 fn redraw(text: Result<&str, &String>) -> io::Result<()> {
-    let stdout = io::stdout();
-    if !stdout.is_terminal() {
+    if !is_terminal() {
         return match text {
-            Ok(text) => stdout.lock().write_all(text.as_bytes()),
+            Ok(text) => print(text),
             Err(reason) => writeln!(io::stderr(), "{}", one_line(reason)),
         };
     }
-    let rows = tcgetwinsize(&stdout).map_or(24, |size| usize::from(size.ws_row)).max(2);
+    let rows = tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row)).max(2);
     let reason = text.err().map(|reason| wrap(reason, 2));
     let text = text.ok().or(reason.as_deref()).unwrap_or_default();
-    // The worst is at the top, and must not scroll away.
-    let lines: Vec<&str> = text.lines().take(rows - 1).collect();
-    write!(stdout.lock(), "\u{1b}[H{}\u{1b}[K\n\u{1b}[J", lines.join("\u{1b}[K\n"))
+    // The worst is at the top, and must not scroll away: no more lines than there are, and none in two (DECAWM).
+    let lines = text.lines().take(rows - 1).fold(String::new(), |all, line| all + "\u{1b}[K" + line + "\n");
+    print(&format!("\u{1b}[H\u{1b}[?7l{lines}\u{1b}[J\u{1b}[?7h"))
 }

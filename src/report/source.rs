@@ -1,9 +1,8 @@
 //! Where a page comes from: this host, or a running exporter.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -106,7 +105,7 @@ impl Source {
         let (mut seen, place) = match self {
             Self::Url(url) => {
                 let url = url.clone();
-                let place = format!("on the host of {url}");
+                let place = format!("on the host of {}", shown(&url));
                 (spawn_blocking(move || fetch(&url)).await.expect("a panic ends the process")?, place)
             }
             Self::Here(here) => (here.look().await, format!("with {}", here.config.dovecot_config.display())),
@@ -174,7 +173,8 @@ fn since_logs(logs: &[String], now: SystemTime) -> Since {
             return now.checked_sub(BACK);
         }
         let mut line = String::new();
-        let log = File::open(PathBuf::from(log)).ok()?.take(MAX_LINE as u64);
+        // A pipe would keep us waiting.
+        let log = fs::metadata(log).ok()?.is_file().then(|| File::open(log))?.ok()?.take(MAX_LINE as u64);
         BufReader::new(log).read_line(&mut line).ok()?;
         stamp::of_line(line.trim_end(), now)
     };
@@ -190,20 +190,28 @@ pub fn get(url: &str, accept: &str, query: &[(&str, &str)]) -> Result<Vec<u8>, u
     request.call().and_then(|mut answer| answer.body_mut().with_config().limit(MAX_PAGE).read_to_vec())
 }
 
+/// A URL without the password that may be in it: many read what a plugin says.
+fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
+}
+
 fn fetch(url: &str) -> Result<Seen, String> {
     let answer = get(url, "application/openmetrics-text; version=1.0.0", &[]);
     let at = SystemTime::now();
+    let shown = shown(url);
     let text = answer.map_err(|error| match error {
         ureq::Error::StatusCode(_) | ureq::Error::BodyExceedsLimit(_) => {
-            format!("{url} is no page of this exporter ({error}): give --from the URL of its metrics")
+            format!("{shown} is no page of this exporter ({error}): give --from the URL of its metrics")
         }
-        _ => format!("{url} cannot be read ({error}): give --from the URL of a running exporter"),
+        _ => format!("{shown} cannot be read ({error}): give --from the URL of a running exporter"),
     })?;
     let facts = Page::parse(&String::from_utf8_lossy(&text)).map(|page| Facts::of(&page)).and_then(|facts| {
         if facts.version.is_some() { Ok(facts) } else { Err("it is of another program".to_owned()) }
     });
     let facts = facts.map_err(|wrong| {
-        format!("{url} is no page of this exporter ({wrong}): give --from the URL of its metrics")
+        format!("{shown} is no page of this exporter ({wrong}): give --from the URL of its metrics")
     })?;
     let started = facts.value(&metrics::PROCESS_START_TIME).filter(|_| !facts.has_state);
     let time = started.and_then(|time| Duration::try_from_secs_f64(time).ok());

@@ -37,7 +37,8 @@ pub fn screen(seen: &Seen, troubles: &[Trouble], style: Style) -> String {
         push_line(&mut text, &style.paint(colour, &wrap(&format!("{mark} {}", trouble.text), 3)));
     }
     if troubles.is_empty() {
-        push_line(&mut text, "Nothing is wrong.");
+        let all = if seen.facts.down.is_empty() { "" } else { ", as far as can be seen" };
+        push_line(&mut text, &format!("Nothing is wrong{all}."));
     }
     text.push('\n');
     let mut active: Vec<&ServiceFacts> =
@@ -71,7 +72,9 @@ pub fn screen(seen: &Seen, troubles: &[Trouble], style: Style) -> String {
             push_line(&mut text, &wrap(&format!("{meaning}: {}.", names.join(", ")), 2));
         }
     }
-    push_line(&mut text, &wrap(&counted_since(seen), 2));
+    if seen.facts.services.iter().any(|service| service.value(&metrics::SERVICE_DROP_WARNINGS).is_some()) {
+        push_line(&mut text, &wrap(&counted_since(seen), 2));
+    }
     for source in &seen.facts.down {
         let reason = seen.reasons.iter().find(|(name, _)| name == source);
         let reason = reason.map_or("the exporter's landing page says why", |(_, reason)| reason);

@@ -63,15 +63,14 @@ pub fn clock(time: SystemTime) -> String {
     zoned.map_or_else(|_| "?".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
+/// Whether a terminal shows it, and does nothing else.
+pub fn is_harmless(character: char) -> bool {
+    character.is_alphanumeric() || character.is_ascii_graphic() || character == ' '
+}
+
 /// Text that somebody else chose, with nothing in it that a terminal would obey, and `most` characters at most.
 pub fn tame(text: &str, most: usize) -> String {
-    let safe = |character: char| {
-        if character.is_alphanumeric() || character.is_ascii_graphic() || character == ' ' {
-            character
-        } else {
-            '?'
-        }
-    };
+    let safe = |character| if is_harmless(character) { character } else { '?' };
     if text.chars().count() <= most {
         return text.chars().map(safe).collect();
     }

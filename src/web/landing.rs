@@ -9,8 +9,11 @@ use crate::{
     exporter::reading::{Reading, ServiceReading},
     limits::Limit,
     log::state::LogState,
-    report::words,
-    tally::ServiceTally,
+    metrics,
+    report::{
+        facts::{Facts, ServiceFacts},
+        troubles, words,
+    },
 };
 
 const STYLE: &str = include_str!("landing.css");
@@ -33,22 +36,25 @@ fn write(html: &mut String, reading: &Reading, telemetry_path: &str, all: bool) 
          <header><h1>Dovecot capacity exporter</h1><p>Version {version} · <a href=\"{telemetry_path}\">Metrics</a></p></header>\n<main>\n"
     )?;
     writeln!(html, "<h2>Services</h2>\n<p>{}</p>", Escaped(&summary(reading)))?;
-    let mut services: Vec<&ServiceReading> = reading.services.iter().collect();
-    services.sort_by(|one, other| urgency(reading, other).total_cmp(&urgency(reading, one)));
-    let active = services.iter().filter(|service| is_active(reading, service)).count();
-    write_services(html, reading, if all { &services } else { &services[..active] })?;
+    let facts = Facts::of(&reading.page());
+    let of = |reading: &ServiceReading| facts.services.iter().find(|facts| facts.service == reading.service);
+    let mut services: Vec<Row> =
+        reading.services.iter().filter_map(|service| Some((service, of(service)?))).collect();
+    services.sort_by(|(_, one), (_, other)| urgency(other).total_cmp(&urgency(one)));
+    let active = services.iter().filter(|(_, facts)| facts.is_active()).count();
+    write_services(html, if all { &services } else { &services[..active] })?;
     // Links, because what is unfolded does not outlive a refresh.
     if all {
         writeln!(html, "<p><a href=\"/\">Only services that do something</a></p>")?;
     } else {
         let idle = services.len() - active;
-        writeln!(html, "<p><a href=\"/?all\">And {idle} services without processes</a></p>")?;
+        writeln!(html, "<p><a href=\"/?all\">And {idle} services that do nothing</a></p>")?;
     }
     writeln!(
         html,
         "<p class=\"note\">A warning is a line in Dovecot's log, not a dropped client: one may stand for none or for hundreds. \
          After a reload there may be more processes than the limit. In performance mode (several clients in one process) \
-         the number of processes says nothing about load.</p>"
+         the number of processes says nothing about load, and only the master knows the connections.</p>"
     )?;
     write_sources(html, reading)?;
     html.push_str("</main>\n</body>\n</html>\n");
@@ -65,55 +71,34 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
-fn tally<'a>(reading: &'a Reading, service: &ServiceReading) -> Option<&'a ServiceTally> {
-    reading.tally.as_ref()?.of(&service.service)
+/// A service as it was read, and what follows from that.
+type Row<'a> = (&'a ServiceReading, &'a ServiceFacts);
+
+/// Orders the services: those with warnings first, then by how full they are, then those that do anything at all.
+fn urgency(service: &ServiceFacts) -> f64 {
+    let warned = if service.warnings() > 0.0 { 1000.0 } else { 0.0 };
+    let active = if service.is_active() { 1.0 } else { 0.0 };
+    warned + active + service.share().unwrap_or_default()
 }
 
-fn warnings(reading: &Reading, service: &ServiceReading) -> u64 {
-    tally(reading, service).map_or(0, ServiceTally::all_drop_warnings)
-}
-
-fn is_active(reading: &Reading, service: &ServiceReading) -> bool {
-    service.processes.unwrap_or_default() > 0 || warnings(reading, service) > 0
-}
-
-/// Orders the services: those with warnings first, then by how full they are as far as processes tell, then those
-/// that run at all.
-fn urgency(reading: &Reading, service: &ServiceReading) -> f64 {
-    let warned = if warnings(reading, service) > 0 { 1000.0 } else { 0.0 };
-    let running = if is_active(reading, service) { 1.0 } else { 0.0 };
-    warned + running + fullness(service).unwrap_or_default()
-}
-
-/// Processes by limit, where that says something: each process takes one client.
-fn fullness(service: &ServiceReading) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "for the eye")]
-    let processes = service.processes? as f64;
-    let limit = service.settings.process_limit?.value();
-    (service.settings.client_limit == Some(Limit::Of(1)) && limit > 1.0).then_some(processes / limit)
-}
-
-fn write_services(html: &mut String, reading: &Reading, services: &[&ServiceReading]) -> fmt::Result {
+fn write_services(html: &mut String, services: &[Row]) -> fmt::Result {
     html.push_str(
-        "<div class=\"scroll\"><table>\n<thead><tr><th>Service<th class=\"wide\">Processes / limit<th class=\"number\">Clients per process\
-         <th class=\"number\">Connections / capacity<th class=\"number\">Warnings<th>Last warning</tr></thead>\n<tbody>\n",
+        "<div class=\"scroll\"><table>\n<thead><tr><th>Service<th class=\"wide\">Connections / capacity<th class=\"number\">Processes / limit\
+         <th class=\"number\">Clients per process<th class=\"number\">Warnings<th>Last warning</tr></thead>\n<tbody>\n",
     );
-    for service in services {
-        let settings = &service.settings;
-        let warnings = warnings(reading, service);
-        #[expect(clippy::cast_precision_loss, reason = "for the eye")]
-        let connections = service.connections.map(|connections| connections as f64);
-        let last = tally(reading, service).and_then(|tally| tally.last_drop_warning);
+    for (service, facts) in services {
         writeln!(
             html,
-            "<tr><th scope=\"row\">{}<td>{}<td class=\"number\">{}<td class=\"number\">{} / {}<td class=\"number{}\">{warnings}<td>{}</tr>",
+            "<tr><th scope=\"row\">{}<td>{}{} / {}<td class=\"number\">{}<td class=\"number\">{}<td class=\"number{}\">{}<td>{}</tr>",
             service.service,
+            Meter(facts.share()),
+            Known(facts.in_use()),
+            Known(service.settings.connection_capacity()),
             Processes(service),
-            Known(settings.client_limit.map(Limit::value)),
-            Known(connections),
-            Known(settings.connection_capacity()),
-            if warnings > 0 { " bad" } else { "" },
-            last.map(ago).unwrap_or_default(),
+            Known(service.settings.client_limit.map(Limit::value)),
+            if facts.warnings() > 0.0 { " bad" } else { "" },
+            Known(facts.value(&metrics::SERVICE_DROP_WARNINGS)),
+            troubles::last_warning(facts).map(ago).unwrap_or_default(),
         )?;
     }
     html.push_str("</tbody>\n</table></div>\n");
@@ -181,16 +166,23 @@ impl Display for Known {
     }
 }
 
-/// Processes beside their limit: in figures, and as a bar where that says how near the limit is.
+/// How full a service is, where that is known.
+struct Meter(Option<f64>);
+
+impl Display for Meter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(share) = self.0.filter(|share| share.is_finite()) else { return Ok(()) };
+        let class = if share >= 1.0 { " class=\"full\"" } else { "" };
+        write!(formatter, "<meter{class} value=\"{share:.3}\"></meter> ")
+    }
+}
+
+/// Processes beside their limit, in force and on disk.
 struct Processes<'a>(&'a ServiceReading);
 
 impl Display for Processes<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let service = self.0;
-        if let Some(fullness) = fullness(service).filter(|fullness| fullness.is_finite()) {
-            let class = if fullness >= 1.0 { " class=\"full\"" } else { "" };
-            write!(formatter, "<meter{class} value=\"{fullness:.3}\"></meter> ")?;
-        }
         let in_force = service.settings.process_limit;
         #[expect(clippy::cast_precision_loss, reason = "for the eye")]
         let processes = service.processes.map(|processes| processes as f64);

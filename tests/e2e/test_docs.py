@@ -92,7 +92,8 @@ class Commands(unittest.TestCase):
         table = README.partition("## Look")[2].partition("\n## ")[0]
         flags = {flag for flag in re.findall(r"--[a-z.-]+", usage) if "." not in flag} - {"--help"}
         self.assertEqual(flags - {"--state.file"}, set(re.findall(r"`(--[a-z-]+)[=`]", table)))
-        with Dovecot("2.3") as dovecot:
+        # By a name that no other Dovecot on the machine has.
+        with Dovecot("2.3", instance_name="docs-lab") as dovecot:
             here = [f"--dovecot.config={dovecot.config}", f"--dovecot.log-file={dovecot.log_path}"]
             for arguments, words in ((status, "Nothing is wrong."), (check, "DOVECOT OK - ")):
                 found = subprocess.run([exporter_path(), *arguments, *here], capture_output=True, text=True)
@@ -106,7 +107,7 @@ class Commands(unittest.TestCase):
         table = README.partition("## What should I set?")[2].partition("\n## ")[0]
         flags = {flag for flag in re.findall(r"--[a-z.-]+", usage) if "." not in flag} - {"--help"}
         self.assertEqual(flags, set(re.findall(r"^\| `(--[a-z-]+)[=`]", table, re.M)))
-        with Dovecot("2.3", services={"imap-login": {"process_limit": 1}}) as dovecot:
+        with Dovecot("2.3", services={"imap-login": {"process_limit": 1}}, instance_name="docs-lab") as dovecot:
             here = [f"--dovecot.config={dovecot.config}", f"--dovecot.log-file={dovecot.log_path}"]
             before = dovecot.config.read_bytes()
             found = subprocess.run([exporter_path(), *advise, *here], capture_output=True, text=True)

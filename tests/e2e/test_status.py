@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import gzip
 import http.server
 import json
 import math
@@ -11,11 +13,13 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
 import unittest
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from imap_clients import Clients
@@ -104,7 +108,10 @@ class Status:
         exporter = self.enterContext(Exporter(dovecot))
         clients = self.enterContext(Clients(dovecot))
         clients.idle(4)
-        clients.logged_in(2, tls=True)
+        # Titles have it as the client wrote it.
+        small = clients.logged_in(2, tls=True)[0]
+        small.connection.send(b"small idle\r\n")
+        self.assertTrue(small.connection.readline().startswith(b"+ "))
         clients.logged_in(3)
         clients.pre_auth(1)
 
@@ -136,7 +143,7 @@ class Status:
         wait_until(agree, PATIENCE, "the three to agree")
         row = look(SERVICE, *flags(dovecot))["services"]
         self.assertEqual([service["service"] for service in row], [SERVICE])
-        # 4 idle and 2 logged in over TLS, and one that has not logged in.
+        # 6 logged in over TLS, and one that has not logged in.
         wait_until(lambda: look(*flags(dovecot))["by_name"][SERVICE]["in_use"] == 7, PATIENCE, "seven")
         row = look(*flags(dovecot))["by_name"][SERVICE]
         self.assertEqual((row["capacity"], row["mode"], row["drop_warnings"]), (LIMIT, "high-security", 0))
@@ -152,7 +159,7 @@ class Status:
             expected = collections.Counter(row[column] for row in sessions[1:])
             rows = top["addresses" if what == "address" else "users"]
             self.assertEqual({row[what]: row["connections"] for row in rows}, expected)
-            self.assertEqual(sum(row["idle"] for row in rows), 4)
+            self.assertEqual(sum(row["idle"] for row in rows), 5)
         self.assertEqual(len(look("--top=2", *flags(dovecot))["top"]["users"]), 2)
         shown = run("--top=2", *flags(dovecot)).stdout
         self.assertIn("by doveadm who and process titles", shown)
@@ -161,7 +168,7 @@ class Status:
         alone = look("--top=1000", "--dovecot.doveconf=/nonexistent/doveconf", *without)["top"]
         self.assertEqual(alone["source"], "process titles")
         idle = {row["user"] for row in alone["users"] if row["idle"]}
-        self.assertEqual(idle, {client.user for client in clients.held[:4]})
+        self.assertEqual(idle, {client.user for client in clients.held[:4]} | {small.user})
 
     def test_load_is_what_the_rules_take_for_it(self: Any) -> None:
         dovecot = self.start()
@@ -297,10 +304,16 @@ class Status:
             found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
             return found.returncode, found.stdout
 
-        # The log is for root.
+        # The log is for root. What is in it is not known, and neither is that there is nothing.
         code, text = check(f"--dovecot.log-file={dovecot.log_path}")
         self.assertEqual(code, 3, text)
         self.assertIn("may not be read", text)
+        self.assertNotIn("drop_warnings", text)
+        command = [*dovecot.enter_root, *as_nobody(), str(program), "status", *arguments, f"--dovecot.log-file={dovecot.log_path}"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout
+        self.assertTrue(shown.startswith("Nothing is wrong, as far as can be seen.\n"), shown)
+        self.assertRegex(shown, rf"(?m)^{SERVICE} \[#+\.+\] +5/10 +5/10 +0 +\? ")
+        self.assertNotIn("Warnings are counted", shown)
         log = dovecot.lab / "readable.log"
         log.write_text("")
         # A process for each client: processes tell, as they do not where clients share them.
@@ -333,6 +346,48 @@ class Status:
         check = Check(*arguments)
         self.assertEqual((check.state, check.data), ("UNKNOWN", {}))
         self.assertIn(words, check.text)
+
+    def test_what_cannot_be_written(self: Any) -> None:
+        here = flags(self.start())
+        for more, code in ((), 1), (("--json",), 1), (("--watch=1",), 1), (("--check",), 3):
+            with self.subTest(more), open("/dev/full", "w") as full:
+                command = [str(exporter_path()), "status", *here, *more]
+                found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+                self.assertEqual((found.returncode, found.stderr.count("\n")), (code, 1), found)
+                self.assertIn("No space left", found.stderr)
+        # Whoever has read enough is no trouble.
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as gone:
+            watch = subprocess.run(
+                [str(exporter_path()), "status", *here, "--watch=1"], stdout=gone, stderr=subprocess.PIPE, timeout=PATIENCE
+            )
+        self.assertEqual((watch.returncode, watch.stderr), (0, b""))
+
+    def test_interrupted_before_it_has_seen_anything(self: Any) -> None:
+        dovecot = self.start()
+        slow = dovecot.lab / "slow"
+        slow.write_text(f"#!/bin/sh\necho $$ >{slow}.pid\nexec sleep 1000\n")
+        slow.chmod(0o755)
+        for told, code in (signal.SIGINT, 130), (signal.SIGTERM, 143):
+            with self.subTest(told):
+                command = [str(exporter_path()), "status", *flags(dovecot), f"--dovecot.doveconf={slow}"]
+                command.remove(f"--dovecot.doveconf={dovecot.doveconf}")
+                pid = dovecot.lab / "slow.pid"
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as look:
+                    started = wait_until(lambda: pid.exists() and pid.read_text().strip(), PATIENCE, "doveconf")
+                    look.send_signal(told)
+                    # Not after the 10 s that doveconf has.
+                    self.assertEqual((look.wait(8), look.stdout.read()), (code, b""))
+                # Nor is that left behind.
+                wait_until(lambda: not os.path.exists(f"/proc/{started}"), PATIENCE, "doveconf to end")
+                pid.unlink()
+
+    def test_a_log_that_is_a_pipe(self: Any) -> None:
+        dovecot = self.start()
+        pipe = dovecot.lab / "pipe"
+        os.mkfifo(pipe)
+        self.assertIn("no regular file", Check(*flags(dovecot)[:2], f"--dovecot.log-file={pipe}").text)
 
     def test_watch(self: Any) -> None:
         dovecot = self.start()
@@ -447,19 +502,78 @@ class Answer(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def serving(body: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The address of a server that has nothing but this."""
+    handler = type("Handler", (Answer,), {"body": body})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    if tls is not None:
+        # Each with its own thread: a client that refuses the certificate ends only that.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def certificate(folder: Path, address: str) -> tuple[Path, ssl.SSLContext]:
+    """An authority, and a server that shows a certificate of it for `address`."""
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    authority, chain, key = folder / "authority.pem", folder / "chain.pem", folder / "key.pem"
+    for options in (
+        ["-subj", "/CN=authority", "-keyout", key, "-out", authority],
+        ["-subj", "/CN=server", "-addext", f"subjectAltName=IP:{address}", "-addext", "basicConstraints=critical,CA:FALSE"]
+        + ["-CA", authority, "-CAkey", key, "-keyout", folder / "server.key", "-out", chain],
+    ):
+        subprocess.run([*new, *options], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(chain, folder / "server.key")
+    return authority, tls
+
+
 class From(unittest.TestCase):
-    """Pages that are none."""
+    """Pages that are none, and servers that are not believed."""
 
     def assert_refused(self, body: bytes, words: str) -> None:
-        handler = type("Handler", (Answer,), {"body": body})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            Status.assert_sentence(self, "--from", f"127.0.0.1:{server.server_port}", words=words)
-        finally:
-            server.shutdown()
-            server.server_close()
+        with serving(body) as address:
+            Status.assert_sentence(self, "--from", address, words=words)
+
+    def test_over_tls(self) -> None:
+        with Dovecot("2.3", instance_name="status-lab") as dovecot, Exporter(dovecot) as exporter:
+            page = exporter.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")[2].encode()
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        authority, tls = certificate(folder, "127.0.0.1")
+
+        def asked(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            return run("--json", "--from", address, env={**os.environ, **environment})
+
+        def services(found: subprocess.CompletedProcess[str]) -> Any:
+            self.assertEqual((found.returncode, found.stderr), (0, ""))
+            return json.loads(found.stdout)["services"]
+
+        with serving(page) as plain, serving(page, tls) as address:
+            trusted = services(asked(f"https://{address}", SSL_CERT_FILE=str(authority)))
+            self.assertEqual(trusted, services(asked(plain)))
+            self.assertIn(SERVICE, [row["service"] for row in trusted])
+            # By the authorities that the system trusts, which do not know ours; and in plain text.
+            Status.assert_sentence(self, "--from", f"https://{address}", words="certificate")
+            Status.assert_sentence(self, "--from", address, words="cannot be read")
+        authority, tls = certificate(folder, "127.0.0.2")
+        with serving(page, tls) as address:
+            other = asked(f"https://{address}", SSL_CERT_FILE=str(authority))
+            self.assertEqual((other.returncode, other.stdout, other.stderr.count("\n")), (1, "", 1), other)
+            self.assertIn("certificate", other.stderr)
+
+    def test_passwords_are_not_told(self) -> None:
+        with serving(b"") as address:
+            for url in (f"http://me:s3cret@{address}", f"me:s3cret@{address}", f"http://me:s3cret@127.0.0.1:{free_port()}/x@y"):
+                for more in ((), ("--check",)):
+                    found = run("--from", url, *more)
+                    self.assertNotIn("s3cret", found.stdout + found.stderr)
+                    self.assertIn("127.0.0.1", found.stdout + found.stderr)
 
     def test_no_page_of_an_exporter(self) -> None:
         with Dovecot("2.3", instance_name="status-lab") as dovecot, Exporter(dovecot) as exporter:
@@ -472,6 +586,7 @@ class From(unittest.TestCase):
         self.assert_refused(b"<html></html>\n# EOF\n", "line 1 is no sample")
         self.assert_refused(b"up 1\n# EOF\n", "of another program")
         self.assert_refused(b"\xff\x00\n# EOF\n", "line 1 is no sample")
+        self.assert_refused(gzip.compress(page), "it has no end")
         self.assert_refused(b"x 1\n" * (5 << 20), "no page of this exporter")
 
     def test_nobody_answers(self) -> None:
