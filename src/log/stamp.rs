@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{Timestamp, Zoned, civil::DateTime, tz::TimeZone};
 
 use super::header::{self, MONTHS};
 
@@ -35,17 +35,24 @@ fn of_header(line: &str, now: SystemTime, zone: &TimeZone) -> Option<SystemTime>
     let text = line.strip_suffix(header::timestamp(line)?)?;
     if text.starts_with(|first: char| first.is_ascii_digit()) {
         let zoned = text.parse::<Timestamp>();
-        let here = || Some(text.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok()?.timestamp());
-        return zoned.ok().or_else(here).map(Into::into);
+        return zoned.map(Into::into).ok().or_else(|| here(text.parse().ok()?, now, zone));
     }
     let [month, day, clock] = text.split_ascii_whitespace().collect::<Vec<_>>()[..] else { return None };
     let month = 1 + MONTHS.iter().position(|name| *name == month)?;
     let this_year = Timestamp::try_from(now).ok()?.to_zoned(zone.clone()).year();
     let in_year = |year: i16| {
         let date = format!("{year:04}-{month:02}-{day:0>2}T{clock}");
-        Some(SystemTime::from(date.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok()?.timestamp()))
+        here(date.parse().ok()?, now, zone)
     };
     in_year(this_year).filter(|time| *time <= now + AHEAD).or_else(|| in_year(this_year - 1))
+}
+
+/// When clocks of this zone show it. In the hour that they show twice that is the second time, unless that is yet to come.
+fn here(clock: DateTime, now: SystemTime, zone: &TimeZone) -> Option<SystemTime> {
+    let times = zone.to_ambiguous_zoned(clock);
+    let time = |zoned: Zoned| SystemTime::from(zoned.timestamp());
+    let second = times.clone().later().map(time).ok().filter(|second| *second <= now);
+    second.or_else(|| times.compatible().map(time).ok())
 }
 
 /// The time stamp of a whole line of log.
@@ -80,6 +87,23 @@ mod tests {
             let found = of_header(line, now.into(), &zone);
             let expected = expected.map(|time| time.parse::<Timestamp>().expect("a time").into());
             assert_eq!(found, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice() {
+        // From 03:00 at UTC+2 back to 02:00 at UTC+1.
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
+        for (now, expected) in [
+            ("2026-10-25T00:31:00Z", "2026-10-25T00:30:00Z"),
+            ("2026-10-25T01:31:00Z", "2026-10-25T01:30:00Z"),
+        ] {
+            let now = now.parse::<Timestamp>().expect("a time").into();
+            for line in ["Oct 25 02:30:00 x", "2026-10-25 02:30:00 x"] {
+                let found =
+                    of_header(line, now, &zone).map(|time| Timestamp::try_from(time).expect("a time"));
+                assert_eq!(found.map(|time| time.to_string()).as_deref(), Some(expected), "{line}");
+            }
         }
     }
 }

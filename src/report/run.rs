@@ -23,7 +23,7 @@ use super::{
     source::{Seen, Source},
     status::{self, Style},
     troubles::{self, Thresholds},
-    words::{one_line, wrap},
+    words::{COLUMNS, one_line, wrap},
 };
 use crate::{
     cli::{Advise, Config, Status},
@@ -210,6 +210,18 @@ fn style() -> Style {
     Style { colour: terminal && set("NO_COLOR").is_none(), blocks: terminal && locale.ends_with("utf8") }
 }
 
+/// As much of the line as has room, with all its colours.
+fn cut(line: &str, columns: usize) -> String {
+    let (mut column, mut escape) = (0, false);
+    let shown = |character: &char| {
+        let part_of_escape = escape || *character == '\u{1b}';
+        escape = part_of_escape && *character != 'm';
+        column += usize::from(!part_of_escape);
+        part_of_escape || column <= columns
+    };
+    line.chars().filter(shown).collect()
+}
+
 /// Puts the text, or the reason why there is none, in the place of the one before; behind it where that is no terminal.
 fn redraw(text: Result<&str, &String>) -> io::Result<()> {
     if !is_terminal() {
@@ -218,10 +230,25 @@ fn redraw(text: Result<&str, &String>) -> io::Result<()> {
             Err(reason) => writeln!(io::stderr(), "{}", one_line(reason)),
         };
     }
-    let rows = tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row)).max(2);
+    // Of a serial line nobody knows its size.
+    let size = tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_row > 1 && size.ws_col > 0);
+    let (rows, columns) = size.map_or((24, COLUMNS), |size| (size.ws_row.into(), size.ws_col.into()));
     let reason = text.err().map(|reason| wrap(reason, 2));
     let text = text.ok().or(reason.as_deref()).unwrap_or_default();
-    // The worst is at the top, and must not scroll away: no more lines than there are, and none in two (DECAWM).
-    let lines = text.lines().take(rows - 1).fold(String::new(), |all, line| all + "\u{1b}[K" + line + "\n");
-    print(&format!("\u{1b}[H\u{1b}[?7l{lines}\u{1b}[J\u{1b}[?7h"))
+    // The worst is at the top, and must not scroll away: no more lines than there are, and none on two.
+    let lines: Vec<String> = text.lines().take(rows - 1).map(|line| cut(line, columns)).collect();
+    print(&format!("\u{1b}[H\u{1b}[K{}\n\u{1b}[J", lines.join("\n\u{1b}[K")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_take_no_room() {
+        let line = "\u{1b}[31mabc\u{1b}[0m \u{1b}[33m██\u{1b}[0m";
+        assert_eq!(cut(line, 6), line);
+        assert_eq!(cut(line, 5), "\u{1b}[31mabc\u{1b}[0m \u{1b}[33m█\u{1b}[0m");
+        assert_eq!(cut(line, 2), "\u{1b}[31mab\u{1b}[0m\u{1b}[33m\u{1b}[0m");
+    }
 }

@@ -260,6 +260,9 @@ class Status:
         self.assertEqual(answer["by_name"][SERVICE]["drop_warnings"], 3)
         self.assertEqual(answer["warnings_counted_since"], {"time": "2020-01-02T03:04:05Z", "what": str(log)})
         self.assertEqual([trouble["level"] for trouble in answer["troubles"]], ["past"])
+        # People have it by their own clock.
+        shown = run(*here, env={**os.environ, "TZ": "JST-9"}).stdout
+        self.assertIn("since 2020-01-02 12:04: 3 drop warnings (the last at 2020-01-02\n   12:04)", shown)
         # Its limit was another one then.
         self.assertEqual(answer["by_name"][SERVICE]["process_limit"], LIMIT)
         now = subprocess.run(["date", "+%b %d %H:%M:%S"], capture_output=True, text=True, check=True, env={"LC_ALL": "C"})
@@ -424,7 +427,7 @@ class Status:
                 return made.stdout
 
             command = " ".join([str(exporter_path()), "status", "--watch=1", "--top=2", *flags(dovecot)])
-            terminal("new-session", "-d", "-x", "80", "-y", "24", command)
+            terminal("new-session", "-d", "-x", "80", "-y", "24", command, ";", "set-option", "remain-on-exit", "on")
             try:
                 full = wait_until(
                     lambda: (screen := terminal("capture-pane", "-p")) and "10/10" in screen and screen, PATIENCE, "a full bar"
@@ -444,6 +447,17 @@ class Status:
                     "an empty bar",
                 )
                 self.assertEqual(emptied.count("connections processes"), 1)
+                # In a narrow and low one lines are cut, and the first does not scroll away.
+                terminal("resize-window", "-x", "50", "-y", "10")
+                wait_until(
+                    lambda: re.match(rf"!! {SERVICE} turn.*\n(   .*\n)+\n?service +connections proces\n", terminal("capture-pane", "-p")),
+                    PATIENCE,
+                    "lines that are cut",
+                )
+                terminal("send-keys", "C-c")
+                wait_until(
+                    lambda: terminal("display-message", "-p", "#{pane_dead} #{pane_dead_status}") == "1 130\n", PATIENCE, "the end"
+                )
             finally:
                 terminal("kill-server")
 
@@ -508,6 +522,7 @@ def serving(body: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     handler = type("Handler", (Answer,), {"body": body})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # they refuse us, as they should
     if tls is not None:
         # Each with its own thread: a client that refuses the certificate ends only that.
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
