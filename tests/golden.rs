@@ -169,6 +169,35 @@ fn check_advice(name: &str, proc: &Proc, doveconf: &str, kib_available: u32) {
     compare(&format!("{name}.advice"), &text);
 }
 
+/// A user's name may hold anything, and a terminal obeys nothing of it.
+#[test]
+fn names_of_others() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab");
+    let title = b"dovecot-lab/imap [bob\x1b]0;x\x07\xc2\x9b31m\xff 10.0.0.1 IDLE]\0";
+    proc.process(200, 100, "S", "imap", title);
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("dovecot.log"), "").expect("a file");
+    let run = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_dovecot-capacity-exporter"))
+            .args(["status", "--top=1", "--dovecot.master-socket=", "--dovecot.log-file=dovecot.log"])
+            .args(["--dovecot.doveconf=/nonexistent/doveconf", "--dovecot.config=dovecot.conf"])
+            .arg(format!("--path.procfs={}", proc.path().display()))
+            .args(more)
+            .current_dir(folder.path())
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(!text.trim_end().contains(|it: char| it.is_control() && it != '\n'), "{text:?}");
+        text
+    };
+    let text = run(&[]);
+    assert!(text.contains("          1     1  bob?]0;x??31m?\n"), "{text}");
+    let json = run(&["--json"]);
+    assert!(json.contains("\"user\":\"bob\\u001b]0;x\\u0007\\u009b31m\\ufffd\""), "{json}");
+}
+
 #[test]
 fn advice() {
     let proc = Proc::new();

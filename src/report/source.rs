@@ -41,7 +41,7 @@ const BACK: Duration = Duration::from_secs(60 * 60);
 pub struct Seen {
     /// What the page tells.
     pub facts: Facts,
-    /// When it was made, by the clock of whoever made it.
+    /// When it was made, by the clock of this host.
     pub at: SystemTime,
     /// Since when drop warnings are counted.
     pub since: Since,
