@@ -137,16 +137,17 @@ fn check_status(scenario: &Scenario, code: i32) {
 
 /// Runs `advise` on it and compares what it prints.
 fn check_advice(name: &str, proc: &Proc, doveconf: &str, kib_available: u32) {
-    let folder = tempfile::tempdir().expect("a folder");
+    // By names without a folder, whose length would differ from place to place.
+    let folder = proc.path().parent().expect("a folder");
     let write = |path: &Path, text: &str| {
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         fs::write(path, text).expect("a file");
     };
-    write(&folder.path().join("dovecot.log"), "");
+    write(&folder.join("dovecot.log"), "");
     let config = "!include conf.d/*.conf\n# The last one.\n!include_try local.conf\n";
-    write(&folder.path().join("dovecot.conf"), config);
+    write(&folder.join("dovecot.conf"), config);
     let set = "service imap-login {\n  inet_listener imap {\n    port = 143\n  }\n  process_limit = 7\n}\n";
-    write(&folder.path().join("conf.d/10-master.conf"), set);
+    write(&folder.join("conf.d/10-master.conf"), set);
     let memory = format!("MemTotal: 4000000 kB\nMemAvailable: {kib_available} kB\n");
     write(&proc.path().join("meminfo"), &memory);
     write(&proc.path().join("cpuinfo"), "processor\t: 0\n\nprocessor\t: 1\n");
@@ -155,10 +156,9 @@ fn check_advice(name: &str, proc: &Proc, doveconf: &str, kib_available: u32) {
     let doveconf = doveconf.replace("tests/fixtures", fixtures.to_str().expect("text"));
     let output = Command::new(env!("CARGO_BIN_EXE_dovecot-capacity-exporter"))
         .args(["advise", "imap-login", "--dovecot.master-socket=", "--dovecot.log-file=dovecot.log"])
-        .arg(format!("--path.procfs={}", proc.path().display()))
-        .arg(format!("--dovecot.doveconf={}", script(folder.path(), "doveconf", &doveconf)))
-        .arg("--dovecot.config=dovecot.conf")
-        .current_dir(folder.path())
+        .args(["--path.procfs=proc", "--dovecot.config=dovecot.conf"])
+        .arg(format!("--dovecot.doveconf={}", script(folder, "doveconf", &doveconf)))
+        .current_dir(folder)
         .env_clear()
         .envs([("PATH", "/usr/bin:/bin"), ("TZ", "UTC")])
         .output()
@@ -204,9 +204,14 @@ fn advice() {
     proc.master(100, "dovecot-lab").limits(100).group(100, "dovecot.service", "20\n", "25\n");
     for pid in 200..206 {
         proc.process(pid, 100, "S", "imap-login", b"dovecot-lab/imap-login\0");
-        fs::write(proc.path().join(format!("{pid}/smaps_rollup")), "Rss: 9000 kB\nPss: 2100 kB\n")
-            .expect("a file");
     }
+    let each = |kib: u32| {
+        for pid in 200..206 {
+            let text = format!("Rss: 9000 kB\nPss: {kib} kB\n");
+            fs::write(proc.path().join(format!("{pid}/smaps_rollup")), text).expect("a file");
+        }
+    };
+    each(2100);
     proc.process(300, 100, "S", "imap", b"dovecot-lab/imap\0");
     let of = |version: &str| {
         format!(
@@ -215,8 +220,13 @@ fn advice() {
     };
     check_advice("room", &proc, &of("2.4.1-4"), 2_000_000);
     // Enough for processes that clients share, and for no more.
-    check_advice("scarce", &proc, &of("2.4.1-4"), 7_000);
-    check_advice("no-memory", &proc, &of("2.4.1-4"), 1_000);
+    each(6100);
+    check_advice("scarce", &proc, &of("2.4.1-4"), 14_000);
+    // The host has memory, and the group of its unit has not.
+    let group = proc.path().parent().expect("a folder").join("sys/fs/cgroup/dovecot.service");
+    fs::write(group.join("memory.max"), "32000000\n").expect("a file");
+    fs::write(group.join("memory.current"), "31000000\n").expect("a file");
+    check_advice("no-memory", &proc, &of("2.4.1-4"), 2_000_000);
 }
 
 /// The page without the numbers that differ from run to run.

@@ -1,9 +1,15 @@
 //! What a process really takes, and what the host has left. Both are read only when somebody asks: of a thousand
 //! processes that takes seconds.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use super::process::{Command, children, parse};
+use super::{
+    cgroup,
+    process::{Command, children, parse},
+};
 
 /// More processes of one service say no more.
 const SAMPLE: usize = 100;
@@ -26,10 +32,26 @@ pub fn proportional(procfs: &Path, master: i32, program: &str) -> Option<f64> {
     (count > 0.0).then(|| all.iter().sum::<f64>() / count)
 }
 
-/// What the host can give to processes without swapping, and what it has, in bytes.
-pub fn of_host(procfs: &Path) -> Option<(f64, f64)> {
-    let text = fs::read_to_string(procfs.join("meminfo")).ok()?;
-    Some((kibibytes(&text, "MemAvailable:")?, kibibytes(&text, "MemTotal:")?))
+/// What processes may still take, without swapping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Available {
+    /// Bytes.
+    pub bytes: f64,
+    /// Bytes of which these are left.
+    pub total: f64,
+    /// The file that says so.
+    pub from: PathBuf,
+}
+
+/// What is available to the children of `master`: on the host, or in their control group if that is less.
+pub fn available(procfs: &Path, master: Option<i32>) -> Option<Available> {
+    let from = procfs.join("meminfo");
+    let text = fs::read_to_string(&from).unwrap_or_default();
+    let host = kibibytes(&text, "MemAvailable:").zip(kibibytes(&text, "MemTotal:"));
+    let host = host.map(|(bytes, total)| Available { bytes, total, from });
+    let group = master.and_then(|master| cgroup::memory(procfs, master));
+    let group = group.map(|group| Available { bytes: group.left, total: group.limit, from: group.file });
+    [host, group].into_iter().flatten().min_by(|one, other| one.bytes.total_cmp(&other.bytes))
 }
 
 fn kibibytes(text: &str, name: &str) -> Option<f64> {
@@ -60,13 +82,21 @@ mod tests {
         let of = |program| proportional(proc.path(), 100, program);
         assert_eq!(of("imap-login"), Some(2000.0 * 1024.0));
         assert_eq!((of("imap"), of("pop3")), (Some(9000.0 * 1024.0), None));
-        assert_eq!(of_host(proc.path()), None);
+        let found = || available(proc.path(), Some(100)).map(|found| (found.bytes, found.total));
+        assert_eq!(found(), None);
         fs::write(proc.path().join("meminfo"), "MemTotal: 4 kB\nMemFree: 1 kB\nMemAvailable: 3 kB\n")
             .expect("written");
-        assert_eq!(of_host(proc.path()), Some((3072.0, 4096.0)));
+        assert_eq!(found(), Some((3072.0, 4096.0)));
+        // Its control group leaves less.
+        proc.group(100, "dovecot.service", "2\n", "max\n");
+        let group = proc.path().parent().expect("a folder").join("sys/fs/cgroup/dovecot.service");
+        fs::write(group.join("memory.max"), "3000\n").expect("written");
+        fs::write(group.join("memory.current"), "1000\n").expect("written");
+        assert_eq!(found(), Some((2000.0, 3000.0)));
+        assert_eq!(available(proc.path(), None).map(|found| found.bytes), Some(3072.0));
         // 8 TiB.
         fs::write(proc.path().join("meminfo"), "MemTotal: 8589934592 kB\nMemAvailable: 3 kB\n")
             .expect("written");
-        assert_eq!(of_host(proc.path()), Some((3072.0, 2_f64.powi(43))));
+        assert_eq!(available(proc.path(), None).map(|found| found.total), Some(2_f64.powi(43)));
     }
 }

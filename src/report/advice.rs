@@ -8,7 +8,6 @@ use super::{
     blocks::{Remedy, Way},
     words::{COLUMNS, bytes, count, wrap},
 };
-use crate::service::Service;
 
 impl Confidence {
     /// In a word.
@@ -29,7 +28,8 @@ pub fn lines(advice: &Advice) -> String {
     };
     line("Service", &service(advice));
     let cut_off = if advice.demand.is_cut_off() { ", and a limit was met" } else { "" };
-    let peak = format!("{} clients{cut_off}; {} now", advice.demand.peak, advice.in_use);
+    let now = advice.in_use.map_or("not known".to_owned(), |now| now.to_string());
+    let peak = format!("{} clients{cut_off}; {now} now", advice.demand.peak);
     let seen = if advice.seen.is_empty() { "no drop warnings".to_owned() } else { advice.seen.join("; ") };
     line("Peak", &format!("{peak} ({seen})."));
     line("Growth", &growth(advice));
@@ -83,17 +83,16 @@ fn memory(advice: &Advice) -> String {
             format!("{} for a process of {} ({})", fine(process.bytes), process.service, process.how)
         })
         .collect();
-    let missing = [Some(&advice.service), advice.host.backend(&advice.service)].into_iter().flatten();
-    let known = |service: &Service| advice.memory.iter().any(|process| process.service == *service);
-    parts.extend(
-        missing
-            .filter(|service| !known(service))
-            .map(|service| format!("no process of {service} to measure")),
-    );
-    parts.push(match advice.host_memory {
-        Some((available, total)) => {
-            format!("{} of {} available", bytes(Some(available)), bytes(Some(total)))
-        }
+    if advice.memory.is_empty() {
+        parts.push(format!("no process of {} to measure", advice.service));
+    }
+    parts.push(match &advice.available {
+        Some(available) => format!(
+            "{} of {} available ({})",
+            bytes(Some(available.bytes)),
+            bytes(Some(available.total)),
+            available.from.display()
+        ),
         None => "what is available is not known".to_owned(),
     });
     parts.join(", ") + "."
@@ -133,9 +132,12 @@ fn option(text: &mut String, advice: &Advice, choice: &Choice) {
 }
 
 fn costs(advice: &Advice, choice: &Choice, remedy: &Remedy) -> String {
-    let mut words = match choice.bytes {
-        Some(more) => format!("{} more memory when all of them are there.", bytes(Some(more))),
-        None => "memory that cannot be told now.".to_owned(),
+    let mut words = match (choice.bytes, choice.each) {
+        (Some(more), Some(each)) => {
+            let (more, each) = (bytes(Some(more)), fine(each));
+            format!("{more} more memory when all of them are there, {each} for each.")
+        }
+        _ => "memory that cannot be told now.".to_owned(),
     };
     if let Some(room) = choice.room.filter(|room| f64::from(*room) < remedy.capacity) {
         let capacity = count(Some(remedy.capacity));
@@ -161,7 +163,10 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
         number += 1;
         push(text, &format!("  {number}. {words}"), 5);
     };
-    let now = match advice.set_in.as_slice() {
+    let own = remedy.block.split('}').next().unwrap_or_default();
+    let places = advice.set_in.iter().filter(|(key, _)| own.contains(&format!("  {key} = ")));
+    let places: Vec<&str> = places.map(|(_, place)| place.as_str()).collect();
+    let now = match places.as_slice() {
         [] => String::new(),
         places => format!(" and which thereby overrides {}", places.join(", ")),
     };
@@ -170,25 +175,35 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
     write!(text, "\n{}\n", remedy.block).expect("a String takes everything");
     if !remedy.unit.is_empty() {
         let why: Vec<&str> = remedy.unit.iter().map(|(_, why)| why.as_str()).collect();
-        step(text, &format!("Put this into the unit, with systemctl edit dovecot: {}.", why.join("; ")));
+        let why = why.join("; ");
+        let words = match &advice.host.unit {
+            Some(unit) => format!("Put this into the unit, with systemctl edit {}: {why}.", short(unit)),
+            None => format!(
+                "Systemd did not start Dovecot here: {why}. Let what starts it grant so many; a unit of systemd would have"
+            ),
+        };
+        step(text, &words);
         let lines: Vec<&str> = remedy.unit.iter().map(|(line, _)| line.as_str()).collect();
         write!(text, "\n[Service]\n{}\n\n", lines.join("\n")).expect("a String takes everything");
     }
     if let Some(somaxconn) = remedy.somaxconn {
-        step(text, "Let as many wait as may be served:");
-        command(text, &format!("sysctl -w net.core.somaxconn={somaxconn}"));
+        step(text, "Let as many wait as may be served, now and after the next boot:");
+        command(
+            text,
+            &format!("sysctl -w net.core.somaxconn={somaxconn} > /etc/sysctl.d/dovecot-queue.conf"),
+        );
     }
     let config = match advice.config.to_string_lossy() {
         path if path == "/etc/dovecot/dovecot.conf" => String::new(),
         path => format!(" -c {path}"),
     };
-    let (how, why) = if remedy.restart {
-        ("systemctl restart dovecot".to_owned(), restart_reason(remedy))
-    } else {
-        (format!("doveadm{config} reload"), queue(advice, remedy))
+    let (how, why) = match (&advice.host.unit, remedy.restart) {
+        (Some(unit), true) => (format!(" && systemctl restart {}", short(unit)), restart_reason(remedy)),
+        (None, true) => (String::new(), format!("Then restart Dovecot. {}", restart_reason(remedy))),
+        (_, false) => (format!(" && doveadm{config} reload"), queue(advice, remedy)),
     };
     step(text, "Bring it into force, if Dovecot takes it:");
-    command(text, &format!("doveconf{config} -n > /dev/null && {how}"));
+    command(text, &format!("doveconf{config} -n > /dev/null{how}"));
     push(text, &format!("     {why}"), 5);
     step(text, "Verify:");
     command(text, &format!("doveadm{config} service status {}", advice.service));
@@ -199,6 +214,11 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
     let words =
         format!("     {shown}, listen_pending: n, and last_drop_warning stays 0 over the next busy hour.");
     push(text, &words, 5);
+}
+
+/// As one types it.
+fn short(unit: &str) -> &str {
+    unit.strip_suffix(".service").unwrap_or(unit)
 }
 
 /// A line to paste: where it is too long for the screen the shell reads it as one.

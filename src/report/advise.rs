@@ -10,25 +10,25 @@ use std::{
 
 use super::{
     arithmetic::{Demand, Memory, Number},
-    blocks::{self, Host, Remedy, Way},
+    blocks::{self, Clients, Host, Remedy, Way},
     evidence::{self, Evidence},
     facts::{Facts, Mode, ServiceFacts},
+    footprint::{self, Process},
     history::days,
     source::{Seen, Source},
     troubles::{self, Level},
 };
 use crate::{
     cli::{Advise, Config},
-    limits::{self, config::places, doveconf, next::Load},
+    limits::{self, config::places, doveconf},
     metrics,
-    processes::memory,
+    processes::{
+        cgroup,
+        memory::{self, Available},
+    },
     service::Service,
 };
 
-/// Proportional bytes of a login process for one client, where none can be measured: on 2.3.19.1, and on 2.4.1.
-const LOGIN_BYTES: (f64, f64) = (1.3e6, 2.0e6);
-/// The same for one client among others in a process.
-const SHARED_BYTES: f64 = 0.114e6;
 /// Given work by processes that wait for it: no client is turned away.
 const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
 
@@ -39,8 +39,8 @@ pub struct Advice {
     pub service: Service,
     /// Clients now, at the peak, and how many can be served.
     pub demand: Demand,
-    /// Clients now.
-    pub in_use: u32,
+    /// Clients now, if that is known.
+    pub in_use: Option<u32>,
     /// The mode now.
     pub mode: Option<Mode>,
     /// Limits in force.
@@ -53,8 +53,8 @@ pub struct Advice {
     pub confidence: (Confidence, String),
     /// Bytes of a process of the service, and of what clients are handed to.
     pub memory: Vec<Process>,
-    /// Bytes available, and all.
-    pub host_memory: Option<(f64, f64)>,
+    /// Memory that is available.
+    pub available: Option<Available>,
     /// What can be done; nothing if nothing need be.
     pub options: Vec<Choice>,
     /// The one to take, and why.
@@ -67,8 +67,8 @@ pub struct Advice {
     pub config: PathBuf,
     /// The file to append to.
     pub file: PathBuf,
-    /// Where it is set now.
-    pub set_in: Vec<String>,
+    /// What of it is set now: the setting, and the place.
+    pub set_in: Vec<(String, String)>,
     /// Clients that may wait.
     pub queue: Option<f64>,
 }
@@ -84,17 +84,6 @@ pub enum Confidence {
     High,
 }
 
-/// Memory of one process.
-#[derive(Clone, Debug)]
-pub struct Process {
-    /// Of which service.
-    pub service: Service,
-    /// Bytes.
-    pub bytes: f64,
-    /// How that is known.
-    pub how: &'static str,
-}
-
 /// One remedy, or why it is none.
 #[derive(Debug)]
 pub struct Choice {
@@ -106,6 +95,8 @@ pub struct Choice {
     pub remedy: Option<Remedy>,
     /// Bytes that all clients take beside those that are served now.
     pub bytes: Option<f64>,
+    /// Bytes for each further client.
+    pub each: Option<f64>,
     /// Clients that there is memory for.
     pub room: Option<u32>,
 }
@@ -146,6 +137,7 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
         open_files: seen.facts.value(&metrics::MASTER_OPEN_FILES_LIMIT),
         tasks: seen.facts.value(&metrics::CGROUP_TASKS).zip(seen.facts.value(&metrics::CGROUP_TASKS_LIMIT)),
         somaxconn: number_in(&config.procfs.join("sys/net/core/somaxconn")),
+        unit: seen.master.and_then(|master| cgroup::unit(&config.procfs, master)),
     };
     let evidence = evidence::gather(config, options, &seen, there.as_ref(), &name).await?;
     Ok(reckon(config, &seen, facts, host, evidence))
@@ -185,34 +177,38 @@ fn count(number: f64) -> u32 {
 fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, evidence: Evidence) -> Advice {
     let name = &facts.service;
     let capacity = facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).filter(|number| number.is_finite());
-    let in_use = count(facts.in_use().unwrap_or(evidence.peak));
+    let in_use = facts.in_use().map(count);
     let demand = Demand {
-        peak: count(evidence.peak).max(in_use),
+        peak: count(evidence.peak).max(in_use.unwrap_or_default()),
         limit: capacity.map(count),
         turned_away: evidence.turned_away,
         growth: evidence.growth.as_ref().map(|(growth, _)| *growth),
     };
-    let memory: Vec<Process> = [Some(name), host.backend(name)]
-        .into_iter()
-        .flatten()
-        .filter_map(|service| process(config, seen, service))
-        .collect();
-    let host_memory = memory::of_host(&config.procfs);
-    let choice =
-        |way| {
-            let memory = each(facts, &host, &memory, way)
-                .zip(host_memory)
-                .map(|(each, (available, _))| Memory { in_use, each, available });
-            let number = demand.number(memory);
-            let remedy = match number {
-                Number::Of(number, _) => blocks::remedy(&host, name, way, number),
-                Number::NoMemory(..) => None,
-            };
-            let bytes = memory.map(|memory| match number {
-                Number::Of(number, _) | Number::NoMemory(_, number) => memory.of(number),
-            });
-            Choice { way, number, remedy, bytes, room: memory.map(Memory::clients) }
+    let memory = footprint::processes(config, seen, facts, &host);
+    let available = memory::available(&config.procfs, seen.master);
+    let choice = |way| {
+        let each = footprint::each(facts, &host, &memory, way);
+        let memory = each.zip(available.as_ref()).map(|(each, available)| Memory {
+            // Those who are there have their memory. Where nobody knows how many, none has.
+            in_use: in_use.unwrap_or_default(),
+            ready: footprint::ready(facts, &host, way),
+            each,
+            available: available.bytes,
+        });
+        let room = memory.map(Memory::clients);
+        let number = demand.number(room);
+        let remedy = match number {
+            Number::Of(number, _) => {
+                blocks::remedy(&host, name, way, Clients { number, least: demand.least(), room })
+            }
+            Number::NoMemory(..) => None,
         };
+        let clients = match (&remedy, &number) {
+            (Some(remedy), _) => remedy.clients,
+            (None, Number::Of(number, _) | Number::NoMemory(_, number)) => *number,
+        };
+        Choice { way, number, remedy, bytes: memory.map(|memory| memory.of(clients)), each, room }
+    };
     let ways: &[Way] = match (demand.is_met(), facts.is_login()) {
         (true, _) => &[],
         (false, true) => &[Way::Processes, Way::Shared],
@@ -226,9 +222,9 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         limits: (facts.value(&metrics::SERVICE_PROCESS_LIMIT), facts.value(&metrics::SERVICE_CLIENT_LIMIT)),
         growth: evidence.growth.map(|(_, text)| text),
         confidence: confidence(&demand, evidence.span),
-        recommended: recommend(facts, &demand, &options, &memory),
+        recommended: recommend(facts, &demand, &options, available.as_ref()),
         memory,
-        host_memory,
+        available,
         flaws: flaws(seen, name, &options),
         options,
         file: places::last_file(&config.dovecot_config).unwrap_or_else(|| config.dovecot_config.clone()),
@@ -266,44 +262,6 @@ const KEYS: [&str; 6] = [
     "vsz_limit",
 ];
 
-fn process(config: &Config, seen: &Seen, service: &Service) -> Option<Process> {
-    let facts = seen.facts.services.iter().find(|facts| facts.service == *service)?;
-    let processes = facts.processes().filter(|number| *number > 0.0)?;
-    let resident = facts.value(&metrics::SERVICE_RESIDENT_MEMORY).map(|bytes| bytes / processes);
-    let proportional =
-        seen.master.and_then(|master| memory::proportional(&config.procfs, master, service.as_str()));
-    let (bytes, how) = match (proportional, resident) {
-        (Some(bytes), _) => (bytes, "proportional"),
-        (None, Some(bytes)) => (bytes, "resident, which counts shared libraries for each"),
-        (None, None) => return None,
-    };
-    (bytes > 0.0).then(|| Process { service: service.clone(), bytes, how })
-}
-
-/// Bytes for each further client.
-fn each(facts: &ServiceFacts, host: &Host, memory: &[Process], way: Way) -> Option<f64> {
-    let of =
-        |name: &Service| memory.iter().find(|process| process.service == *name).map(|process| process.bytes);
-    if !facts.is_login() {
-        let once = |load: &Load| load.service == facts.service && load.once;
-        return host.limits.loads.iter().any(once).then(|| of(&facts.service)).flatten();
-    }
-    // Nothing for a backend that nobody is in: that is said.
-    let behind = host.backend(&facts.service).and_then(of).unwrap_or_default();
-    let login = match (way, facts.mode()) {
-        (Way::Shared, _) => SHARED_BYTES,
-        (Way::Processes, Some(Mode::HighSecurity)) => of(&facts.service)?,
-        (Way::Processes, _) => {
-            if host.is_old() {
-                LOGIN_BYTES.0
-            } else {
-                LOGIN_BYTES.1
-            }
-        }
-    };
-    Some(login + behind)
-}
-
 fn confidence(demand: &Demand, span: Option<Duration>) -> (Confidence, String) {
     let day = Duration::from_secs(24 * 3600);
     let seen = match span {
@@ -332,10 +290,9 @@ fn recommend(
     facts: &ServiceFacts,
     demand: &Demand,
     options: &[Choice],
-    memory: &[Process],
+    available: Option<&Available>,
 ) -> (Option<Way>, String) {
     let fits = |way| options.iter().any(|choice| choice.way == way && choice.remedy.is_some());
-    let known = memory.iter().any(|process| process.service == facts.service);
     let (way, text) = if options.is_empty() {
         let least = demand.least();
         (
@@ -348,13 +305,13 @@ fn recommend(
     } else if facts.mode() == Some(Mode::Performance) && fits(Way::Shared) {
         (Some(Way::Shared), "option 2, since it is in performance mode already".to_owned())
     } else if fits(Way::Processes) {
-        let text = match (facts.is_login(), known) {
+        let text = match (facts.is_login(), available) {
             (false, _) => "it is the only way",
-            (true, true) => {
+            (true, Some(_)) => {
                 "option 1: a login process has one client's password and traffic and no other's, and there is memory for it"
             }
-            (true, false) => {
-                "option 1: a login process has one client's password and traffic and no other's. What it takes of memory cannot be told now"
+            (true, None) => {
+                "option 1: a login process has one client's password and traffic and no other's. Whether there is memory for it cannot be told"
             }
         };
         (Some(Way::Processes), text.to_owned())
@@ -364,7 +321,9 @@ fn recommend(
             "option 2 (performance mode): for a process for each client there is no memory".to_owned(),
         )
     } else {
-        (None, "neither: there is not enough memory for so many clients. Give the host more".to_owned())
+        let tight = available.is_some_and(|available| !available.from.ends_with("meminfo"));
+        let whom = if tight { "control group" } else { "host" };
+        (None, format!("neither: there is not enough memory for so many clients. Give the {whom} more"))
     };
     (way, text)
 }

@@ -33,6 +33,8 @@ pub struct Demand {
 pub struct Memory {
     /// Clients that are served now, and paid for.
     pub in_use: u32,
+    /// Bytes for processes that are kept ready.
+    pub ready: f64,
     /// Bytes for each further client.
     pub each: f64,
     /// Bytes that are available.
@@ -95,10 +97,10 @@ impl Demand {
         (number, text)
     }
 
-    /// What to set, of the memory that there is.
-    pub fn number(&self, memory: Option<Memory>) -> Number {
+    /// What to set, where there is memory for `room` clients.
+    pub fn number(&self, room: Option<u32>) -> Number {
         let (wanted, text) = self.wanted();
-        match memory.map(Memory::clients) {
+        match room {
             Some(affordable) if affordable < self.least() => Number::NoMemory(affordable, self.least()),
             Some(affordable) if affordable < wanted => Number::Of(
                 affordable,
@@ -112,7 +114,7 @@ impl Demand {
 impl Memory {
     /// How many clients there is memory for.
     pub fn clients(self) -> u32 {
-        let more = MEMORY_SHARE * self.available / self.each.max(1.0);
+        let more = ((MEMORY_SHARE * self.available - self.ready) / self.each.max(1.0)).max(0.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let clients = (f64::from(self.in_use) + more).clamp(0.0, f64::from(MOST)) as u32;
         clients
@@ -120,7 +122,7 @@ impl Memory {
 
     /// Bytes that so many clients take beside those who are served now.
     pub fn of(self, clients: u32) -> f64 {
-        f64::from(clients.saturating_sub(self.in_use)) * self.each
+        self.ready + f64::from(clients.saturating_sub(self.in_use)) * self.each
     }
 }
 
@@ -137,9 +139,33 @@ pub fn rounded_up(number: u32) -> u32 {
     number.div_ceil(step) * step
 }
 
-/// Processes that take so many clients together, beside one for each processor that is kept ready.
-pub fn processes(clients: u32, client_limit: u32, processors: u32) -> u32 {
-    clients.div_ceil(client_limit.max(1)) + processors
+/// Processes that clients share.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Shape {
+    /// How many.
+    pub processes: u32,
+    /// Clients of each.
+    pub clients: u32,
+}
+
+impl Shape {
+    /// Clients that they take together.
+    pub fn capacity(self) -> u64 {
+        u64::from(self.processes) * u64::from(self.clients)
+    }
+
+    /// For `wanted` clients, `most` in a process, and `ready` processes beside those that they fill; for fewer, but no
+    /// less than `least`, where there is memory for `room`.
+    pub fn of(wanted: u32, least: u32, room: Option<u32>, most: u32, ready: u32) -> Self {
+        let most = most.max(1);
+        let wanted = wanted.min(room.unwrap_or(wanted)).max(1);
+        let processes = wanted.div_ceil(most).saturating_add(ready);
+        let Some(room) = room else { return Self { processes, clients: most } };
+        let shapes =
+            (1..=processes).rev().map(|processes| Self { processes, clients: most.min(room / processes) });
+        let enough = |shape: &Self| shape.clients > 0 && shape.capacity() >= least.into();
+        shapes.into_iter().find(enough).unwrap_or(Self { processes: 1, clients: room.max(1) })
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +185,8 @@ mod tests {
     }
 
     fn memory() -> impl Strategy<Value = Memory> {
-        (0..100_000_u32, 1.0..1e7_f64, 0.0..1e12_f64).prop_map(|(in_use, each, available)| Memory {
-            in_use,
-            each,
-            available,
-        })
+        let numbers = (0..100_000_u32, 0.0..1e9_f64, 1.0..1e7_f64, 0.0..1e12_f64);
+        numbers.prop_map(|(in_use, ready, each, available)| Memory { in_use, ready, each, available })
     }
 
     /// What was found stands above what was not.
@@ -179,25 +202,26 @@ mod tests {
         fn a_higher_peak_asks_for_no_less(demand in demand(), more in 0..100_000_u32, memory in prop::option::of(memory())) {
             let higher = Demand { peak: demand.peak + more, ..demand };
             prop_assert!(demand.least() <= higher.least());
-            prop_assert!(order(&demand.number(memory)) <= order(&higher.number(memory)));
+            let room = memory.map(Memory::clients);
+            prop_assert!(order(&demand.number(room)) <= order(&higher.number(room)));
             prop_assert!(demand.is_met() || !higher.is_met());
         }
 
         #[test]
         fn it_holds_the_peak_and_fits_into_memory(demand in demand(), memory in memory()) {
-            match demand.number(Some(memory)) {
+            match demand.number(Some(memory.clients())) {
                 Number::Of(number, text) => {
                     prop_assert!(f64::from(number) * 0.8 >= f64::from(demand.peak) - 1e-3);
                     let grown = f64::from(demand.peak) + 12.0 * demand.growth.unwrap_or_default();
                     prop_assert!(f64::from(number) * 0.8 >= grown - 1e-3);
                     // More than there is, where clients were turned away.
                     prop_assert!(!demand.is_cut_off() || number > demand.limit.unwrap_or_default());
-                    prop_assert!(memory.of(number) <= memory.available);
+                    prop_assert!(number <= memory.in_use || memory.of(number) <= 0.75 * memory.available + 1.0);
                     prop_assert!(text.contains(&number.to_string()), "{} {}", number, text);
                 }
                 Number::NoMemory(affordable, least) => {
                     prop_assert!(affordable < least);
-                    prop_assert!(memory.of(least) > 0.75 * memory.available - memory.each);
+                    prop_assert!(memory.of(least) > 0.75 * memory.available);
                 }
             }
         }
@@ -210,10 +234,23 @@ mod tests {
         }
 
         #[test]
-        fn shared_processes_take_all(clients in 1..MOST, limit in 1..100_000_u32, processors in 1..512_u32) {
-            let processes = processes(clients, limit, processors);
-            prop_assert!(processes > processors);
-            prop_assert!(u64::from(processes - processors) * u64::from(limit) >= u64::from(clients));
+        fn shared_processes_take_all(wanted in 1..MOST, most in 1..100_000_u32, ready in 1..512_u32) {
+            let shape = Shape::of(wanted, wanted, None, most, ready);
+            prop_assert!(shape.processes > ready);
+            prop_assert!(u64::from(shape.processes - ready) * u64::from(most) >= u64::from(wanted));
+        }
+
+        #[test]
+        fn shared_processes_let_nobody_in_without_memory(
+            demand in demand(), room in 1..500_000_u32, most in 1..3000_u32, ready in 0..512_u32,
+        ) {
+            if let Number::Of(number, _) = demand.number(Some(room)) {
+                let shape = Shape::of(number, demand.least(), Some(room), most, ready);
+                prop_assert!(shape.capacity() <= room.into());
+                prop_assert!(shape.capacity() >= demand.least().into());
+                // All that is wanted, but for what does not go into whole processes.
+                prop_assert!(shape.capacity() + u64::from(number.div_ceil(most) + ready) > number.into());
+            }
         }
     }
 
@@ -233,9 +270,17 @@ mod tests {
         let full = Demand { peak: 100, ..demand };
         assert_eq!(full.wanted().0, 400);
         assert!(full.wanted().1.starts_with("4 x 100 at the limit = 400; 4 instead of 2"));
-        let scarce = Memory { in_use: 100, each: 2e6, available: 400e6 };
-        assert!(matches!(full.number(Some(scarce)), Number::Of(250, text) if text.contains("250 fit")));
+        let scarce = Memory { in_use: 100, ready: 0.0, each: 2e6, available: 400e6 };
+        let room = |memory: Memory| Some(memory.clients());
+        assert!(matches!(full.number(room(scarce)), Number::Of(250, text) if text.contains("250 fit")));
         let scarcer = Memory { available: 20e6, ..scarce };
-        assert_eq!(full.number(Some(scarcer)), Number::NoMemory(107, 125));
+        assert_eq!(full.number(room(scarcer)), Number::NoMemory(107, 125));
+        assert_eq!(Memory { ready: 100e6, ..scarce }.clients(), 200);
+        let shape = |room, most| {
+            let shape = Shape::of(12, 8, room, most, 2);
+            (shape.processes, shape.clients)
+        };
+        assert_eq!((shape(None, 1000), shape(Some(716), 1000)), ((3, 1000), (3, 238)));
+        assert_eq!((shape(Some(10), 1000), shape(Some(5000), 5)), ((3, 3), (5, 5)));
     }
 }

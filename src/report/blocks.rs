@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use super::arithmetic::{processes, rounded_up};
+use super::arithmetic::{Shape, rounded_up};
 use crate::{
     limits::{
         Limit, Limits, Settings,
@@ -41,6 +41,19 @@ pub struct Host {
     pub tasks: Option<(f64, f64)>,
     /// The longest queue that the kernel grants.
     pub somaxconn: Option<u32>,
+    /// Dovecot's unit, if systemd started it.
+    pub unit: Option<String>,
+}
+
+/// How many clients are to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Clients {
+    /// So many.
+    pub number: u32,
+    /// Fewer would not do.
+    pub least: u32,
+    /// There is memory for so many, if that is known.
+    pub room: Option<u32>,
 }
 
 /// How a service is to take more clients.
@@ -61,6 +74,8 @@ pub struct Remedy {
     pub capacity: f64,
     /// Processes of the service at most.
     pub processes: u32,
+    /// Clients that it is meant for: fewer than asked for where memory does not go into whole processes.
+    pub clients: u32,
     /// Why each of the other services is in the block.
     pub others: Vec<String>,
     /// Lines for `[Service]` of the systemd unit, and why.
@@ -85,7 +100,7 @@ struct Draft<'a> {
 impl Host {
     /// 2.4 has a name of its own for `service_count`, and for no limit.
     pub fn is_old(&self) -> bool {
-        !self.version.starts_with("2.4") && !self.version.starts_with('3')
+        ["2.2", "2.3"].iter().any(|old| self.version.starts_with(old))
     }
 
     fn settings(&self, service: &str) -> Option<(&Service, &Settings)> {
@@ -98,13 +113,30 @@ impl Host {
     }
 }
 
+/// Clients of each process at most, and processes that are kept ready, where clients share them.
+pub fn sharing(host: &Host, settings: &Settings) -> (u32, u32) {
+    let client_limit = number(settings.client_limit).unwrap_or(SHARED_CLIENTS);
+    if is_shared(settings) {
+        (client_limit, settings.process_min_avail.unwrap_or_default().max(host.processors))
+    } else {
+        (SHARED_CLIENTS, host.processors)
+    }
+}
+
+fn is_shared(settings: &Settings) -> bool {
+    settings.restart_request_count == Some(Limit::Unlimited) && settings.client_limit > Some(Limit::Of(1))
+}
+
 /// What `service` needs to take `clients` at a time.
-pub fn remedy(host: &Host, service: &Service, way: Way, clients: u32) -> Option<Remedy> {
+pub fn remedy(host: &Host, service: &Service, way: Way, clients: Clients) -> Option<Remedy> {
     let (name, settings) = host.settings(service.as_str())?;
     let mut draft =
         Draft { host, changes: BTreeMap::new(), loads: host.limits.loads.clone(), remedy: Remedy::default() };
     let values = own(host, service, settings, way, clients);
     draft.own(name, settings, values);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "no more than the number")]
+    let clients = draft.remedy.capacity.min(clients.number.into()) as u32;
+    draft.remedy.clients = clients;
     draft.backend(name, clients);
     draft.stats(name, clients);
     draft.required();
@@ -118,12 +150,13 @@ pub fn remedy(host: &Host, service: &Service, way: Way, clients: u32) -> Option<
 }
 
 /// What the service itself needs.
-fn own(host: &Host, service: &Service, settings: &Settings, way: Way, clients: u32) -> Values {
+fn own(host: &Host, service: &Service, settings: &Settings, way: Way, wanted: Clients) -> Values {
+    let clients = wanted.number;
     let min_avail = settings.process_min_avail.unwrap_or_default();
     let client_limit = number(settings.client_limit).unwrap_or(SHARED_CLIENTS);
     let mut values = Values::new();
     if !service.as_str().ends_with("-login") {
-        if settings.process_limit == Some(Limit::Of(1)) {
+        if settings.process_limit == Some(Limit::Of(1)) && client_limit > 1 {
             values.insert("client_limit", clients.into());
         } else {
             values.insert("process_limit", clients.div_ceil(client_limit).max(min_avail).into());
@@ -138,14 +171,13 @@ fn own(host: &Host, service: &Service, settings: &Settings, way: Way, clients: u
             }
         }
         Way::Shared => {
-            let shared = settings.restart_request_count == Some(Limit::Unlimited) && client_limit > 1;
-            let client_limit = if shared { client_limit } else { SHARED_CLIENTS };
-            let ready = if shared { min_avail.max(host.processors) } else { host.processors };
-            values.insert("process_limit", processes(clients, client_limit, ready).into());
-            values.insert("process_min_avail", ready.into());
-            values.insert("client_limit", client_limit.into());
+            let (most, ready) = sharing(host, settings);
+            let shape = Shape::of(clients, wanted.least, wanted.room, most, ready);
+            values.insert("process_limit", shape.processes.into());
+            values.insert("process_min_avail", ready.min(shape.processes).into());
+            values.insert("client_limit", shape.clients.into());
             values.insert("count", 0);
-            let needed = u64::from(client_limit) * CLIENT_KIBIBYTES / 1024;
+            let needed = u64::from(shape.clients) * CLIENT_KIBIBYTES / 1024;
             let enough = settings.vsz_limit.is_some_and(|limit| limit >= Limit::Of(needed << 20));
             if !enough {
                 values.insert("vsz_limit", needed.next_multiple_of(256));

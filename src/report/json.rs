@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{
-    advise::{Advice, Choice, Process},
+    advise::{Advice, Choice},
     arithmetic::Number,
     blocks::{Remedy, Way},
     facts::{Facts, Mode, ServiceFacts},
+    footprint::Process,
     holders::{Holder, Holders},
     source::Seen,
     troubles::Trouble,
@@ -55,7 +56,7 @@ pub fn advice(advice: &Advice) -> String {
         ("dovecot_version", Some(advice.host.version.as_str().into())),
         ("dovecot_config_version", advice.host.config_version.as_deref().map(Value::from)),
         ("mode", advice.mode.map(Mode::as_str).map(Value::from)),
-        ("in_use", Some(advice.in_use.into())),
+        ("in_use", advice.in_use.map(Value::from)),
         ("capacity", Some(advice.demand.limit.map_or("unlimited".into(), Value::from))),
         ("peak", Some(advice.demand.peak.into())),
         ("peak_cut_off", Some(advice.demand.is_cut_off().into())),
@@ -64,13 +65,23 @@ pub fn advice(advice: &Advice) -> String {
         ("confidence", Some(advice.confidence.0.as_str().into())),
         ("confidence_reason", Some(advice.confidence.1.as_str().into())),
         ("memory", Some(advice.memory.iter().map(process).collect())),
-        ("memory_available_bytes", advice.host_memory.map(|(available, _)| number(available))),
+        (
+            "memory_available_bytes",
+            advice.available.as_ref().map(|available| number(available.bytes.floor())),
+        ),
+        ("memory_available_from", advice.available.as_ref().map(|it| it.from.display().to_string().into())),
         ("options", Some(advice.options.iter().map(choice).collect())),
         ("recommended", advice.recommended.0.map(way).map(Value::from)),
         ("recommended_reason", Some(advice.recommended.1.as_str().into())),
         ("flaws", Some(advice.flaws.iter().map(|flaw| Value::from(flaw.as_str())).collect())),
         ("file", Some(advice.file.display().to_string().into())),
-        ("set_in", Some(advice.set_in.iter().map(|place| Value::from(place.as_str())).collect())),
+        (
+            "set_in",
+            Some(
+                advice.set_in.iter().map(|(key, place)| json!({ "setting": key, "place": place })).collect(),
+            ),
+        ),
+        ("unit", advice.host.unit.as_deref().map(Value::from)),
     ]);
     printed(&answer)
 }
@@ -100,15 +111,16 @@ fn way(way: Way) -> &'static str {
 fn choice(choice: &Choice) -> Value {
     let remedy = choice.remedy.as_ref();
     let lines = |remedy: &Remedy| remedy.unit.iter().map(|(line, _)| Value::from(line.as_str())).collect();
-    let (clients, arithmetic) = match &choice.number {
-        Number::Of(clients, arithmetic) => (Some(*clients), Some(arithmetic.as_str())),
-        Number::NoMemory(..) => (None, None),
+    let arithmetic = match &choice.number {
+        Number::Of(_, arithmetic) => Some(arithmetic.as_str()),
+        Number::NoMemory(..) => None,
     };
     known([
         ("way", Some(way(choice.way).into())),
-        ("clients", clients.map(Value::from)),
+        ("clients", remedy.map(|remedy| remedy.clients.into())),
         ("arithmetic", arithmetic.map(Value::from)),
         ("memory_for_clients", choice.room.map(Value::from)),
+        ("memory_for_each_bytes", choice.each.map(|bytes| number(bytes.round()))),
         ("more_memory_bytes", choice.bytes.map(|bytes| number(bytes.round()))),
         ("capacity", remedy.map(|remedy| number(remedy.capacity))),
         ("block", remedy.map(|remedy| remedy.block.as_str().into())),

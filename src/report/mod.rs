@@ -7,6 +7,7 @@ pub mod blocks;
 pub mod check;
 pub mod evidence;
 pub mod facts;
+pub mod footprint;
 pub mod history;
 pub mod holders;
 pub mod json;

@@ -33,8 +33,8 @@ pub fn last_file(config: &Path) -> Option<PathBuf> {
     }
 }
 
-/// The places that set one of `keys` of `service` now, in the order in which Dovecot reads them.
-pub fn of_setting(config: &Path, service: &Service, keys: &[&str]) -> Vec<String> {
+/// What sets one of `keys` of `service` now, in the order in which Dovecot reads it: the key, and the place.
+pub fn of_setting(config: &Path, service: &Service, keys: &[&str]) -> Vec<(String, String)> {
     let (mut places, mut blocks) = (Vec::new(), Vec::new());
     let Ok(mut lines) = Lines::of(config) else { return places };
     while let Some(text) = lines.next() {
@@ -46,11 +46,10 @@ pub fn of_setting(config: &Path, service: &Service, keys: &[&str]) -> Vec<String
                 let path = format!("service/{service}/");
                 let within = matches!(blocks.as_slice(), [(kind, name)] if kind == "service" && name == service.as_str());
                 let key = if within { Some(key.as_str()) } else { key.strip_prefix(&path) };
-                if key.is_some_and(|key| {
-                    keys.contains(&key.strip_prefix("service_").unwrap_or(key)) || keys.contains(&key)
-                }) {
-                    places.push(lines.place());
-                }
+                let known = |key: &&str| keys.contains(key);
+                // In 2.4 service_process_limit is the same there, and service_count none of these.
+                let key = key.filter(known).or_else(|| key?.strip_prefix("service_").filter(known));
+                places.extend(key.map(|key| (key.to_owned(), lines.place())));
             }
             Some(Line::Include(pattern, must)) => drop(lines.include(&pattern, must)),
             None => {}
@@ -104,8 +103,10 @@ mod tests {
             .expect("a file");
         let service = Service::parse("imap-login").expect("a name");
         let places = of_setting(&path, &service, &["process_limit"]);
-        let place = |file, line| format!("{} line {line}", folder.path().join(file).display());
+        let place = |file, line| {
+            ("process_limit".to_owned(), format!("{} line {line}", folder.path().join(file).display()))
+        };
         assert_eq!(places, [place("more.conf", 2), place("dovecot.conf", 6), place("dovecot.conf", 11)]);
-        assert_eq!(of_setting(&path, &service, &["client_limit"]), [""; 0]);
+        assert_eq!(of_setting(&path, &service, &["client_limit"]), []);
     }
 }

@@ -51,6 +51,10 @@ fn after(host: &Host, remedy: &Remedy, name: &str, key: &str) -> u32 {
     set.or(number(now)).expect("a number")
 }
 
+fn wanted(number: u32) -> Clients {
+    Clients { number, least: number, room: None }
+}
+
 proptest! {
     /// The sums are made here anew, from the block.
     #[test]
@@ -60,7 +64,7 @@ proptest! {
     ) {
         let host = host(if old { "2.3.19.1" } else { "2.4.1" }, (processes, once), imap, limits, files);
         let way = if shared { Way::Shared } else { Way::Processes };
-        let remedy = remedy(&host, &service("imap-login"), way, clients).expect("a service");
+        let remedy = remedy(&host, &service("imap-login"), way, wanted(clients)).expect("a service");
         let of = |name, key| after(&host, &remedy, name, key);
         let login = of("imap-login", "process_limit");
         prop_assert!(remedy.capacity >= f64::from(clients));
@@ -90,18 +94,18 @@ proptest! {
 fn a_block() {
     let host = host("2.4.1", (100, true), 1024, [1000, 1000, 1000], 65535);
     let login = service("imap-login");
-    let more = remedy(&host, &login, Way::Processes, 400).expect("a service");
+    let more = remedy(&host, &login, Way::Processes, wanted(400)).expect("a service");
     assert_eq!(
         more.block,
         "# Dovecot 2.4: imap-login for 400 clients\nservice imap-login {\n  process_limit = 400\n}\n"
     );
     assert!(!more.restart && more.others.is_empty() && more.unit.is_empty());
-    let shared = remedy(&host, &login, Way::Shared, 400).expect("a service");
+    let shared = remedy(&host, &login, Way::Shared, wanted(400)).expect("a service");
     assert_eq!(
         shared.block,
         "# Dovecot 2.4: imap-login for 400 clients\nservice imap-login {\n  client_limit = 1000\n  restart_request_count = unlimited\n  process_limit = 5\n  process_min_avail = 4\n}\n"
     );
-    let auth = remedy(&host, &service("auth"), Way::Processes, 3000).expect("a service");
+    let auth = remedy(&host, &service("auth"), Way::Processes, wanted(3000)).expect("a service");
     assert!(auth.block.contains("service auth {\n  client_limit = 3000\n}"), "{}", auth.block);
-    assert!(remedy(&host, &service("pop3-login"), Way::Shared, 5).is_none());
+    assert!(remedy(&host, &service("pop3-login"), Way::Shared, wanted(5)).is_none());
 }
