@@ -60,7 +60,7 @@ const PLACES: [(&str, &[&str]); 14] = [
     ),
     ("serde_json", &["checkpoint.rs", "log/header.rs", "report/history.rs", "report/json.rs"]),
     ("tower_http", &["web/routes.rs"]),
-    ("ureq", &["report/source.rs"]),
+    ("ureq", &["report/history.rs", "report/source.rs"]),
 ];
 
 fn sources() -> BTreeMap<String, String> {

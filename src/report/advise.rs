@@ -12,11 +12,12 @@ use super::{
     arithmetic::{Demand, Memory, Number},
     blocks::{self, Clients, Host, Remedy, Way},
     evidence::{self, Evidence},
-    facts::{Facts, Mode, ServiceFacts},
+    facts::{Mode, ServiceFacts},
     footprint::{self, Process},
     history::days,
     source::{Seen, Source},
     troubles::{self, Level},
+    words,
 };
 use crate::{
     cli::{Advise, Config},
@@ -110,7 +111,7 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
     };
     let name = match &options.service {
         Some(service) => service.clone(),
-        None => worst(&seen.facts)?,
+        None => worst(&seen)?,
     };
     if WAITED_FOR.contains(&name.as_str()) {
         return Err(format!(
@@ -118,7 +119,7 @@ pub async fn advise(config: &Config, options: &Advise, source: &Source) -> Resul
         ));
     }
     let facts = evidence::one(&seen, &name)?;
-    if facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).is_none() {
+    if evidence::capacity(facts).is_none() {
         return Err(format!("How many clients {name} can take cannot be told: run this as root"));
     }
     let (version, config_version) = doveconf::version(&config.doveconf, &config.dovecot_config).await?;
@@ -156,9 +157,9 @@ fn number_in(file: &Path) -> Option<u32> {
 }
 
 /// The login service that turns clients away, or else the fullest.
-fn worst(facts: &Facts) -> Result<Service, String> {
-    let login = facts.services.iter().filter(|facts| facts.is_login());
-    let key = |facts: &&ServiceFacts| (facts.warnings() > 0.0, facts.share().unwrap_or_default());
+fn worst(seen: &Seen) -> Result<Service, String> {
+    let login = seen.facts.services.iter().filter(|facts| facts.is_login());
+    let key = |facts: &&ServiceFacts| (evidence::turns_away(facts, seen), facts.share().unwrap_or_default());
     let worst = login.max_by(|one, other| {
         let (one, other) = (key(one), key(other));
         // The first of those that are as bad.
@@ -176,8 +177,8 @@ fn count(number: f64) -> u32 {
 
 fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, evidence: Evidence) -> Advice {
     let name = &facts.service;
-    let capacity = facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).filter(|number| number.is_finite());
-    let in_use = facts.in_use().map(count);
+    let capacity = evidence::capacity(facts).filter(|number| number.is_finite());
+    let in_use = evidence::clients(facts).map(count);
     let demand = Demand {
         peak: count(evidence.peak).max(in_use.unwrap_or_default()),
         limit: capacity.map(count),
@@ -186,35 +187,15 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
     };
     let memory = footprint::processes(config, seen, facts, &host);
     let available = memory::available(&config.procfs, seen.master);
-    let choice = |way| {
-        let each = footprint::each(facts, &host, &memory, way);
-        let memory = each.zip(available.as_ref()).map(|(each, available)| Memory {
-            // Those who are there have their memory. Where nobody knows how many, none has.
-            in_use: in_use.unwrap_or_default(),
-            ready: footprint::ready(facts, &host, way),
-            each,
-            available: available.bytes,
-        });
-        let room = memory.map(Memory::clients);
-        let number = demand.number(room);
-        let remedy = match number {
-            Number::Of(number, _) => {
-                blocks::remedy(&host, name, way, Clients { number, least: demand.least(), room })
-            }
-            Number::NoMemory(..) => None,
-        };
-        let clients = match (&remedy, &number) {
-            (Some(remedy), _) => remedy.clients,
-            (None, Number::Of(number, _) | Number::NoMemory(_, number)) => *number,
-        };
-        Choice { way, number, remedy, bytes: memory.map(|memory| memory.of(clients)), each, room }
-    };
-    let ways: &[Way] = match (demand.is_met(), facts.is_login()) {
+    let on_disk = waiting(&demand, facts, &host);
+    let ways: &[Way] = match (demand.is_met() || on_disk.is_some(), facts.is_login()) {
         (true, _) => &[],
         (false, true) => &[Way::Processes, Way::Shared],
         (false, false) => &[Way::Processes],
     };
-    let options: Vec<Choice> = ways.iter().map(|way| choice(*way)).collect();
+    let ground =
+        Ground { facts, host: &host, demand, in_use, memory: &memory, available: available.as_ref() };
+    let options: Vec<Choice> = ways.iter().map(|way| choice(&ground, *way)).collect();
     Advice {
         demand,
         in_use,
@@ -222,7 +203,7 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         limits: (facts.value(&metrics::SERVICE_PROCESS_LIMIT), facts.value(&metrics::SERVICE_CLIENT_LIMIT)),
         growth: evidence.growth.map(|(_, text)| text),
         confidence: confidence(&demand, evidence.span),
-        recommended: recommend(facts, &demand, &options, available.as_ref()),
+        recommended: recommend(&ground, &options, on_disk),
         memory,
         available,
         flaws: flaws(seen, name, &options),
@@ -235,6 +216,48 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         seen: evidence.words,
         host,
     }
+}
+
+/// What a choice stands on.
+struct Ground<'a> {
+    facts: &'a ServiceFacts,
+    host: &'a Host,
+    demand: Demand,
+    in_use: Option<u32>,
+    memory: &'a [Process],
+    available: Option<&'a Available>,
+}
+
+fn choice(on: &Ground, way: Way) -> Choice {
+    let each = footprint::each(on.facts, on.host, on.memory, way);
+    let memory = each.zip(on.available).map(|(each, available)| Memory {
+        // Those who are there have their memory. Where nobody knows how many, none has.
+        in_use: on.in_use.unwrap_or_default(),
+        ready: footprint::ready(on.facts, on.host, way),
+        each,
+        available: available.bytes,
+    });
+    let room = memory.map(Memory::clients);
+    let number = on.demand.number(room);
+    let remedy = match number {
+        Number::Of(number, _) => {
+            let clients = Clients { number, least: on.demand.least(), room };
+            blocks::remedy(on.host, &on.facts.service, way, clients)
+        }
+        Number::NoMemory(..) => None,
+    };
+    let clients = match (&remedy, &number) {
+        (Some(remedy), _) => remedy.clients,
+        (None, Number::Of(number, _) | Number::NoMemory(_, number)) => *number,
+    };
+    Choice { way, number, remedy, bytes: memory.map(|memory| memory.of(clients)), each, room }
+}
+
+/// Clients that the configuration on disk has room for, if that is enough and a reload is all that is missing.
+fn waiting(demand: &Demand, facts: &ServiceFacts, host: &Host) -> Option<f64> {
+    let on_disk = host.limits.services.get(&facts.service)?.connection_capacity()?;
+    let more = demand.limit.is_some_and(|limit| on_disk > limit.into()) && on_disk >= demand.least().into();
+    (more && !demand.is_met() && !facts.limit_is_flag).then_some(on_disk)
 }
 
 /// What is wrong with limits, but for what a block mends.
@@ -286,46 +309,43 @@ fn confidence(demand: &Demand, span: Option<Duration>) -> (Confidence, String) {
     seen
 }
 
-fn recommend(
-    facts: &ServiceFacts,
-    demand: &Demand,
-    options: &[Choice],
-    available: Option<&Available>,
-) -> (Option<Way>, String) {
-    let fits = |way| options.iter().any(|choice| choice.way == way && choice.remedy.is_some());
-    let (way, text) = if options.is_empty() {
-        let least = demand.least();
-        (
-            None,
-            format!(
-                "leave it as it is. {least} would do for the peak with a fifth of room above it{}",
-                growth(demand)
-            ),
-        )
-    } else if facts.mode() == Some(Mode::Performance) && fits(Way::Shared) {
+fn recommend(on: &Ground, options: &[Choice], on_disk: Option<f64>) -> (Option<Way>, String) {
+    let number = |way| options.iter().find(|choice| choice.way == way)?.remedy.as_ref().map(|it| it.clients);
+    let (processes, shared) = (number(Way::Processes), number(Way::Shared));
+    let (least, login) = (on.demand.least(), on.facts.is_login());
+    if let Some(clients) = on_disk {
+        let clients = words::count(Some(clients));
+        let text = format!(
+            "doveadm reload. The limits on disk are for {clients} clients already, and Dovecot has not read them"
+        );
+        (None, text)
+    } else if options.is_empty() {
+        let growth = growth(&on.demand);
+        let text =
+            format!("leave it as it is. {least} would do for the peak with a fifth of room above it{growth}");
+        (None, text)
+    } else if on.facts.mode() == Some(Mode::Performance) && shared.is_some() {
         (Some(Way::Shared), "option 2, since it is in performance mode already".to_owned())
-    } else if fits(Way::Processes) {
-        let text = match (facts.is_login(), available) {
-            (false, _) => "it is the only way",
-            (true, Some(_)) => {
-                "option 1: a login process has one client's password and traffic and no other's, and there is memory for it"
+    } else if let Some(number) = processes {
+        let memory = match on.available {
+            None => "Whether there is memory for it cannot be told",
+            Some(_) if number < on.demand.wanted().0 && shared > processes => {
+                "There is memory for no more of them: take option 2 if more clients come"
             }
-            (true, None) => {
-                "option 1: a login process has one client's password and traffic and no other's. Whether there is memory for it cannot be told"
-            }
+            Some(_) => "There is memory for it",
         };
-        (Some(Way::Processes), text.to_owned())
-    } else if fits(Way::Shared) {
-        (
-            Some(Way::Shared),
-            "option 2 (performance mode): for a process for each client there is no memory".to_owned(),
-        )
+        let text = "option 1: a login process has one client's password and traffic and no other's";
+        let only = "it is the only way".to_owned();
+        (Some(Way::Processes), if login { format!("{text}. {memory}") } else { only })
+    } else if shared.is_some() {
+        let text = "option 2 (performance mode): for a process for each client there is no memory";
+        (Some(Way::Shared), text.to_owned())
     } else {
-        let tight = available.is_some_and(|available| !available.from.ends_with("meminfo"));
+        let tight = on.available.is_some_and(|available| !available.from.ends_with("meminfo"));
         let whom = if tight { "control group" } else { "host" };
-        (None, format!("neither: there is not enough memory for so many clients. Give the {whom} more"))
-    };
-    (way, text)
+        let what = if login { "neither" } else { "nothing" };
+        (None, format!("{what}: there is not enough memory for so many clients. Give the {whom} more"))
+    }
 }
 
 fn growth(demand: &Demand) -> &'static str {

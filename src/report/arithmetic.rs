@@ -51,9 +51,9 @@ pub enum Number {
 }
 
 impl Demand {
-    /// Whether more might have come than could be served.
+    /// Whether more might have come than could be served. Where there is no limit now, none was met.
     pub fn is_cut_off(&self) -> bool {
-        self.turned_away || self.limit.is_some_and(|limit| self.peak >= limit)
+        self.limit.is_some_and(|limit| self.turned_away || self.peak >= limit)
     }
 
     /// Clients at the peak that are known to come, with growth.

@@ -239,7 +239,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Every process of a login service and of its backend is connected to `stats`.
-    fn stats(&mut self, login: &Service, clients: u32) {
+    fn stats(&mut self, of: &Service, clients: u32) {
         let Some((stats, settings)) = self.host.settings("stats") else { return };
         let mut needed = u64::from(OTHER_PROCESSES);
         for load in self.loads.iter().filter(|load| load.login) {
@@ -247,9 +247,11 @@ impl<'a> Draft<'a> {
             let behind = self.host.backend(&load.service);
             let behind =
                 behind.and_then(|name| self.loads.iter().find(|load| load.service == *name)?.processes);
+            // One who has logged in without TLS is in no login process any more.
             let sessions = match load.once {
+                _ if self.host.backend(&load.service) == Some(of) => u64::MAX,
                 true => processes,
-                false if load.service == *login => clients.into(),
+                false if load.service == *of => clients.into(),
                 false => u64::MAX,
             };
             needed += processes + sessions.min(behind.unwrap_or_default().into());

@@ -23,6 +23,38 @@ pub fn one<'a>(seen: &'a Seen, name: &Service) -> Result<&'a ServiceFacts, Strin
     found.ok_or_else(|| seen.facts.clone().only(name).err().unwrap_or_default())
 }
 
+/// Clients of the service now.
+pub fn clients(facts: &ServiceFacts) -> Option<f64> {
+    facts.in_use().or_else(|| is_unused(facts).then_some(0.0))
+}
+
+/// Clients that it can take.
+pub fn capacity(facts: &ServiceFacts) -> Option<f64> {
+    facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).or_else(|| {
+        let limits =
+            (facts.value(&metrics::SERVICE_PROCESS_LIMIT)?, facts.value(&metrics::SERVICE_CLIENT_LIMIT)?);
+        is_unused(facts).then_some(limits.0 * limits.1)
+    })
+}
+
+/// Of a service that nobody has used a page has its limits and little else.
+fn is_unused(facts: &ServiceFacts) -> bool {
+    facts.value(&metrics::SERVICE_CONNECTION_CAPACITY).is_none()
+        && facts.value(&metrics::SERVICE_PROCESSES).unwrap_or_default() == 0.0
+}
+
+/// Whether a drop warning of that time is of the configuration that is in force: one from before Dovecot last read it
+/// may be of a limit that has been raised since.
+fn is_current(last: SystemTime, seen: &Seen) -> bool {
+    // The log has whole seconds.
+    seen.configured.is_none_or(|configured| last + Duration::from_secs(1) >= configured)
+}
+
+/// Whether clients were turned away, by limits that are in force.
+pub fn turns_away(facts: &ServiceFacts, seen: &Seen) -> bool {
+    facts.warnings() > 0.0 && last_warning(facts).is_none_or(|last| is_current(last, seen))
+}
+
 /// What is known of the past.
 #[derive(Debug, Default)]
 pub struct Evidence {
@@ -51,7 +83,7 @@ pub async fn gather(
         [Some((seen, "on this host")), there.map(|there| (there, "by the exporter"))].into_iter().flatten()
     {
         let facts = one(seen, name)?;
-        found.peak = found.peak.max(facts.in_use().unwrap_or_default());
+        found.peak = found.peak.max(clients(facts).unwrap_or_default());
         found.warned(facts, seen, of);
     }
     if let Some(facts) = there.map(|there| one(there, name)).transpose()? {
@@ -80,7 +112,7 @@ pub async fn gather(
         }
         (found.span, found.growth) = (Some(history.span), history.growth);
     }
-    if found.span.is_none() && one(seen, name)?.in_use().is_none() {
+    if found.span.is_none() && clients(one(seen, name)?).is_none() {
         return Err(format!(
             "How many clients {name} has cannot be told: let the master be asked ({}), or give --prometheus",
             config
@@ -111,10 +143,8 @@ impl Evidence {
         }
     }
 
-    /// One from before Dovecot last read its configuration may be of a limit that has been raised since.
     fn warning(&mut self, last: SystemTime, seen: &Seen) {
-        // The log has whole seconds.
-        let current = seen.configured.is_none_or(|configured| last + Duration::from_secs(1) >= configured);
+        let current = is_current(last, seen);
         self.turned_away |= current;
         let rest = if current { "" } else { ", before Dovecot last read its configuration" };
         self.words.push(format!("the last at {}{rest}", clock(last)));

@@ -12,6 +12,8 @@ use crate::service::Service;
 
 const CLIENTS: &str = "instance_service:dovecot_service_clients:in_use";
 const WARNINGS: &str = "instance_service:dovecot_service_drop_warnings:increase5m";
+/// For an answer: a year of a busy Prometheus takes more than a page.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 /// Growth takes this many days: each is compared with the same day of the week before.
@@ -34,6 +36,9 @@ pub struct History {
     /// When the last drop warning of the period was counted.
     pub last_warning: Option<SystemTime>,
 }
+
+/// Of a point: a time of the year 5138, or clients of a thousand hosts.
+const MOST_VALUE: f64 = 1e11;
 
 /// A time and a value.
 type Point = (u64, f64);
@@ -58,16 +63,16 @@ pub fn read(
     let query = format!("max_over_time({CLIENTS}{{{selector}}}[1h])");
     let (start, end) = ((now - window + HOUR).to_string(), now.to_string());
     let parameters = [("query", query.as_str()), ("start", &start), ("end", &end), ("step", "3600")];
-    let found = series(&ask(url, "query_range", &parameters)?, url)?;
-    let points = match found.as_slice() {
-        [(_, points)] => points,
-        [] => {
+    let found = by_instance(series(&ask(url, "query_range", &parameters)?, url)?);
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    let points = match (found.values().next(), names.as_slice()) {
+        (Some(points), [_]) => points,
+        (None, _) => {
             return Err(format!(
                 "Prometheus at {url} has no {CLIENTS} of {service}: load alerts/dovecot.rules.yml there, or name another service"
             ));
         }
-        many => {
-            let names: Vec<&str> = many.iter().map(|(instance, _)| instance.as_str()).collect();
+        (Some(_), names) => {
             return Err(format!(
                 "Prometheus at {url} has {} of several hosts: give --instance one of {}",
                 service,
@@ -91,9 +96,16 @@ pub fn read(
 }
 
 fn ask(url: &str, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
-    let text = source::get(&format!("{url}/api/v1/{path}"), "application/json", parameters);
-    let text = text.map_err(|error| {
-        format!("Prometheus at {url} cannot be read ({error}): give --prometheus the URL of a running one")
+    let text = source::get(&format!("{url}/api/v1/{path}"), "application/json", parameters, ANSWER_TIME);
+    let text = text.map_err(|error| match error {
+        ureq::Error::Timeout(_) => format!(
+            "Prometheus at {url} does not answer within {} s: give a shorter --period, or --prometheus the URL of another",
+            ANSWER_TIME.as_secs()
+        ),
+        ureq::Error::StatusCode(401 | 403) => {
+            format!("Prometheus at {url} lets nobody in ({error}): give --prometheus a URL that it answers to anybody")
+        }
+        _ => format!("Prometheus at {url} cannot be read ({error}): give --prometheus the URL of a running one"),
     })?;
     serde_json::from_slice(&text).map_err(|_| no_prometheus(url))
 }
@@ -108,7 +120,9 @@ fn series(answer: &Value, url: &str) -> Result<Vec<(String, Vec<Point>)>, String
     let point = |point: &Value| {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
         let time = point[0].as_f64()? as u64;
-        Some((time, point[1].as_str()?.parse().ok()?))
+        let value: f64 = point[1].as_str()?.parse().ok()?;
+        // No number is none, and so is one that no service has.
+        (0.0..=MOST_VALUE).contains(&value).then_some((time, value))
     };
     let one = |series: &Value| {
         let points = match series["values"].as_array() {
@@ -118,6 +132,19 @@ fn series(answer: &Value, url: &str) -> Result<Vec<(String, Vec<Point>)>, String
         (series["metric"]["instance"].as_str().unwrap_or_default().to_owned(), points)
     };
     Ok(found.iter().map(one).collect())
+}
+
+/// The most at a time, for each instance: it may have been scraped by several jobs.
+fn by_instance(found: Vec<(String, Vec<Point>)>) -> BTreeMap<String, Vec<Point>> {
+    let mut all: BTreeMap<String, BTreeMap<u64, f64>> = BTreeMap::new();
+    for (instance, points) in found {
+        let most = all.entry(instance).or_default();
+        for (time, clients) in points {
+            let known = most.entry(time).or_insert(clients);
+            *known = known.max(clients);
+        }
+    }
+    all.into_iter().map(|(instance, points)| (instance, points.into_iter().collect())).collect()
 }
 
 /// What hourly peaks say; nothing if there are none in the period.
@@ -176,6 +203,7 @@ pub fn days(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -205,6 +233,24 @@ mod tests {
         assert!(history.peak < 61.0);
         let all = of(&points, Duration::from_secs(15 * DAY), NOW).expect("points");
         assert!(all.peak > 500.0);
+    }
+
+    #[test]
+    fn of_what_prometheus_answers() {
+        let one =
+            |instance: &str, values: Value| json!({ "metric": { "instance": instance }, "values": values });
+        let answer = json!({ "data": { "result": [
+            one("a", json!([[1, "5"], [2, "7"], [3, "NaN"], [4, "+Inf"], [5, "-1"], [6, "1e300"], [7], "x"])),
+            // The same host, of a job by another name.
+            one("a", json!([[2, "6"], [3, "8"]])),
+            one("b", json!([])),
+        ] } });
+        let found = by_instance(series(&answer, "").expect("series"));
+        let points = [("a".to_owned(), vec![(1, 5.0), (2, 7.0), (3, 8.0)]), ("b".to_owned(), vec![])];
+        assert_eq!(found, BTreeMap::from(points));
+        for no in [json!([1]), json!({}), json!({ "data": { "result": "x" } })] {
+            assert!(series(&no, "http://x").expect_err("none").contains("is no Prometheus"), "{no}");
+        }
     }
 
     #[test]

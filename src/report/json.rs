@@ -124,6 +124,10 @@ fn choice(choice: &Choice) -> Value {
         ("more_memory_bytes", choice.bytes.map(|bytes| number(bytes.round()))),
         ("capacity", remedy.map(|remedy| number(remedy.capacity))),
         ("block", remedy.map(|remedy| remedy.block.as_str().into())),
+        (
+            "others",
+            remedy.map(|remedy| remedy.others.iter().map(|other| Value::from(other.as_str())).collect()),
+        ),
         ("unit", remedy.map(lines)),
         ("somaxconn", remedy.and_then(|remedy| remedy.somaxconn).map(Value::from)),
         ("restart", remedy.map(|remedy| remedy.restart.into())),

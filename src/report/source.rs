@@ -181,10 +181,10 @@ fn since_logs(logs: &[String], now: SystemTime) -> Since {
     Since { time: logs.iter().filter_map(start).min(), what: logs.join(", ") }
 }
 
-/// What is at `url`; the error is why it cannot be read.
-pub fn get(url: &str, accept: &str, query: &[(&str, &str)]) -> Result<Vec<u8>, ureq::Error> {
+/// What is at `url`, if it comes in time; the error is why it cannot be read.
+pub fn get(url: &str, accept: &str, query: &[(&str, &str)], time: Duration) -> Result<Vec<u8>, ureq::Error> {
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-    let config = Agent::config_builder().timeout_global(Some(PAGE_TIME)).tls_config(tls).proxy(None);
+    let config = Agent::config_builder().timeout_global(Some(time)).tls_config(tls).proxy(None);
     let agent: Agent = config.build().into();
     let request = agent.get(url).header("Accept", accept).query_pairs(query.iter().copied());
     request.call().and_then(|mut answer| answer.body_mut().with_config().limit(MAX_PAGE).read_to_vec())
@@ -198,7 +198,7 @@ fn shown(url: &str) -> String {
 }
 
 fn fetch(url: &str) -> Result<Seen, String> {
-    let answer = get(url, "application/openmetrics-text; version=1.0.0", &[]);
+    let answer = get(url, "application/openmetrics-text; version=1.0.0", &[], PAGE_TIME);
     let at = SystemTime::now();
     let shown = shown(url);
     let text = answer.map_err(|error| match error {
