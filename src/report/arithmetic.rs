@@ -267,6 +267,8 @@ mod tests {
             growing.wanted().1,
             "2 x (57 at the peak + 12 weeks x 3.0 of growth) = 186, rounded up to 190"
         );
+        // What a limit was is nothing where there is none.
+        assert!(Demand { limit: None, turned_away: true, ..demand }.is_met());
         let full = Demand { peak: 100, ..demand };
         assert_eq!(full.wanted().0, 400);
         assert!(full.wanted().1.starts_with("4 x 100 at the limit = 400; 4 instead of 2"));

@@ -5,7 +5,7 @@ use super::{
     facts::{Mode, ServiceFacts},
     source::Seen,
 };
-use crate::{cli::Config, limits::next::Load, metrics, processes::memory, service::Service};
+use crate::{cli::Config, metrics, processes::memory, service::Service};
 
 /// Proportional bytes of a login process, and of what its client is handed to, where none can be measured: those of
 /// imap-login and imap with idle clients, on 2.3.19.1 and on 2.4.1 (docs/runbook.md).
@@ -28,15 +28,16 @@ pub struct Process {
 
 /// What processes of the service take, and of what clients are handed to.
 pub fn processes(config: &Config, seen: &Seen, facts: &ServiceFacts, host: &Host) -> Vec<Process> {
-    let login = facts.is_login().then(|| measured(host, LOGIN_BYTES));
-    let own = process(config, seen, &facts.service, login);
+    let bytes = if facts.is_login() { LOGIN_BYTES } else { BACKEND_BYTES };
+    let assumed = (facts.is_login() || is_alone(facts)).then(|| measured(host, bytes));
+    let own = process(config, seen, &facts.service, assumed);
     let behind = host.backend(&facts.service);
     let behind =
         behind.and_then(|service| process(config, seen, service, Some(measured(host, BACKEND_BYTES))));
     own.into_iter().chain(behind).collect()
 }
 
-/// What a process of the service takes: as here, or else, of a login service and of what is behind it, as measured.
+/// What a process of the service takes: as here, or else so much.
 fn process(config: &Config, seen: &Seen, service: &Service, otherwise: Option<f64>) -> Option<Process> {
     let facts = seen.facts.services.iter().find(|facts| facts.service == *service);
     let processes = facts.and_then(ServiceFacts::processes).filter(|number| *number > 0.0);
@@ -53,6 +54,11 @@ fn process(config: &Config, seen: &Seen, service: &Service, otherwise: Option<f6
     Some(Process { service: service.clone(), bytes, how })
 }
 
+/// Whether each client has a process to itself.
+fn is_alone(facts: &ServiceFacts) -> bool {
+    facts.value(&metrics::SERVICE_CLIENT_LIMIT).is_some_and(|clients| clients <= 1.0)
+}
+
 /// Of 2.3, or of 2.4.
 fn measured(host: &Host, bytes: [f64; 2]) -> f64 {
     if host.is_old() { bytes[0] } else { bytes[1] }
@@ -63,8 +69,7 @@ pub fn each(facts: &ServiceFacts, host: &Host, memory: &[Process], way: Way) -> 
     let of =
         |name: &Service| memory.iter().find(|process| process.service == *name).map(|process| process.bytes);
     if !facts.is_login() {
-        let once = |load: &Load| load.service == facts.service && load.once;
-        return host.limits.loads.iter().any(once).then(|| of(&facts.service)).flatten();
+        return is_alone(facts).then(|| of(&facts.service)).flatten();
     }
     let behind = host.backend(&facts.service).and_then(of).unwrap_or_default();
     let login = match (way, facts.mode()) {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import re
 import resource
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 from collections.abc import Iterator, Sequence
@@ -59,6 +61,26 @@ def start_warnings(dovecot: Dovecot, since: int = 0) -> set[str]:
     doveconf = subprocess.run([dovecot.doveconf, "-n", "-c", dovecot.config], capture_output=True, text=True, timeout=PATIENCE)
     said = dovecot.log_text()[since:] + (dovecot.lab / "stderr").read_text() + doveconf.stderr
     return set(TOO_LOW.findall(said)) if doveconf.returncode == 0 else {doveconf.stderr}
+
+
+def says(test: unittest.TestCase, code: int, text: str) -> str:
+    """The address of a server that answers everything so."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02])
+    thread.start()
+    for end in (server.server_close, thread.join, server.shutdown):
+        test.addCleanup(end)
+    return f"127.0.0.1:{server.server_port}"
 
 
 class Advise:
@@ -169,6 +191,39 @@ class Advise:
         self.assertEqual(dovecot.warnings("imap"), [])
         self.assertEqual(dovecot.service_status("imap")["process_limit"], option["clients"])
 
+    def test_a_backend_and_one_that_nobody_uses(self: Any) -> None:
+        dovecot = self.start()
+        for service in ("doveadm", "dict"):
+            answer = ask(service, *flags(dovecot))
+            status = dovecot.service_status(service)
+            self.assertEqual((answer["in_use"], answer["options"]), (0, []))
+            self.assertEqual(answer["capacity"], status["process_limit"] * status["client_limit"])
+
+    def test_never_beyond_memory(self: Any) -> None:
+        """Of what none runs to be measured, too."""
+        dovecot = self.start()
+        values = {"metric": {"instance": "mail:9166"}, "values": [[time.time(), "90000000"]]}
+        prometheus = says(self, 200, json.dumps({"data": {"result": [values]}}))
+        for service in (SERVICE, "imap", "doveadm"):
+            answer = ask(service, f"--prometheus={prometheus}", *flags(dovecot))
+            self.assertEqual(answer["peak"], 90000000)
+            self.assertTrue(answer["options"])
+            self.assertFalse([option for option in answer["options"] if "block" in option])
+            self.assertIn("not enough memory", answer["recommended_reason"])
+
+    def test_limits_that_wait_for_a_reload(self: Any) -> None:
+        """What is on disk is no less than what it would advise: it must not be lowered."""
+        dovecot = self.start()
+        with Clients(dovecot) as clients:
+            clients.idle(LIMIT)
+            dovecot.write_config(services={SERVICE: {"process_limit": LIMIT * 10}})
+            answer = ask(*flags(dovecot))
+            self.assertEqual((answer["peak"], answer["options"]), (LIMIT, []))
+            self.assertIn(f"for {LIMIT * 10} clients already", answer["recommended_reason"])
+            # Not enough.
+            dovecot.write_config(services={SERVICE: {"process_limit": LIMIT + 1}})
+            self.assertEqual(len(ask(*flags(dovecot))["options"]), 2)
+
     def test_nothing_to_do(self: Any) -> None:
         dovecot = self.start(**{SERVICE: {"process_limit": 100}})
         self.assertEqual(ask(*flags(dovecot))["options"], [])
@@ -204,6 +259,8 @@ class Advise:
             f"Prometheus at http://{exporter.address} cannot be read": [f"--prometheus={exporter.address}", *here],
             f"Prometheus at http://{empty} has no {CLIENTS} of {SERVICE}": [f"--prometheus={empty}", *here],
             "give --from the URL of a running exporter": [f"--from={nowhere}", *here],
+            "is no Prometheus: give --prometheus the URL": [f"--prometheus={says(self, 200, '<html>')}", *here],
+            "lets nobody in (http status: 401)": [f"--prometheus={says(self, 401, '')}", *here],
             "cannot be told: let the master be asked": [SERVICE, "--dovecot.master-socket=/nowhere", *here],
             "cannot be run": [*(flag for flag in here if "doveconf=" not in flag), "--dovecot.doveconf=/nowhere"],
         }.items():
@@ -260,15 +317,18 @@ def week(days: int, now: int, instance: str = "mail:9166", growth: float = 2.0) 
     return points
 
 
-def openmetrics(points: list[tuple[int, int]], warned: int | None = None, instances: Sequence[str] = ("mail:9166",)) -> str:
-    lines = [f"# TYPE {CLIENTS} gauge"]
-    for instance in instances:
-        labels = f'{{service="{SERVICE}",instance="{instance}",job="dovecot"}}'
-        lines += [f"{CLIENTS}{labels} {clients} {at}" for at, clients in points]
-    lines.append(f"# TYPE {WARNINGS} gauge")
-    for instance in instances:
-        labels = f'{{service="{SERVICE}",instance="{instance}",job="dovecot"}}'
-        lines += [f"{WARNINGS}{labels} {int(at == warned)} {at}" for at, _ in points]
+def openmetrics(
+    points: list[tuple[int, int]],
+    warned: int | None = None,
+    instances: Sequence[str] = ("mail:9166",),
+    jobs: Sequence[str] = ("dovecot",),
+) -> str:
+    lines = []
+    labels = [f'{{service="{SERVICE}",instance="{instance}",job="{job}"}}' for instance in instances for job in jobs]
+    for metric, value in ((CLIENTS, lambda _, clients: clients), (WARNINGS, lambda at, _: int(at == warned))):
+        lines.append(f"# TYPE {metric} gauge")
+        for of in labels:
+            lines += [f"{metric}{of} {value(at, clients)} {at}" for at, clients in points]
     return "\n".join([*lines, "# EOF", ""])
 
 
@@ -314,6 +374,10 @@ class History(unittest.TestCase):
         answer = self.ask(openmetrics(points, warned=points[-600][0]))
         self.assertFalse(answer["peak_cut_off"], answer["seen"])
         self.assertTrue(any("before Dovecot last read" in seen for seen in answer["seen"]), answer["seen"])
+
+    def test_one_host_scraped_by_two_jobs(self) -> None:
+        text = openmetrics(week(2, self.now, growth=0), jobs=["dovecot", "mail"])
+        self.assertEqual(self.ask(text)["peak"], 60)
 
     def test_several_hosts(self) -> None:
         text = openmetrics(week(2, self.now), instances=["a:9166", "b:9166"])

@@ -107,5 +107,19 @@ fn a_block() {
     );
     let auth = remedy(&host, &service("auth"), Way::Processes, wanted(3000)).expect("a service");
     assert!(auth.block.contains("service auth {\n  client_limit = 3000\n}"), "{}", auth.block);
+    // One process because somebody wants no more, and for one client.
+    let mut single = host.clone();
+    let imap = single.limits.services.get_mut(&service("imap")).expect("it is there");
+    imap.process_limit = Some(Limit::Of(1));
+    let more = remedy(&single, &service("imap"), Way::Processes, wanted(50)).expect("a service");
+    assert!(more.block.contains("service imap {\n  process_limit = 50\n}"), "{}", more.block);
+    // Who logs in without TLS leaves imap-login, and stays in imap.
+    let more = remedy(&host, &service("imap"), Way::Processes, wanted(3000)).expect("a service");
+    assert!(more.block.contains("service stats {\n  client_limit = 3300\n}"), "{}", more.block);
+    for (version, old) in
+        [("2.2.36", true), ("2.3.21.1", true), ("2.4.0", false), ("2.5.0", false), ("3.1.2", false)]
+    {
+        assert_eq!(Host { version: version.to_owned(), ..Host::default() }.is_old(), old, "{version}");
+    }
     assert!(remedy(&host, &service("pop3-login"), Way::Shared, wanted(5)).is_none());
 }
