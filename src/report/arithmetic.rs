@@ -214,8 +214,9 @@ mod tests {
                     prop_assert!(f64::from(number) * 0.8 >= f64::from(demand.peak) - 1e-3);
                     let grown = f64::from(demand.peak) + 12.0 * demand.growth.unwrap_or_default();
                     prop_assert!(f64::from(number) * 0.8 >= grown - 1e-3);
-                    // More than there is, where clients were turned away.
-                    prop_assert!(!demand.is_cut_off() || number > demand.limit.unwrap_or_default());
+                    // More than there is, where clients were turned away or none had room.
+                    let limit = demand.limit.unwrap_or(u32::MAX);
+                    prop_assert!(number > limit || !demand.turned_away && demand.peak < limit || limit == u32::MAX);
                     prop_assert!(number <= memory.in_use || memory.of(number) <= 0.75 * memory.available + 1.0);
                     prop_assert!(text.contains(&number.to_string()), "{} {}", number, text);
                 }
@@ -244,6 +245,8 @@ mod tests {
         fn shared_processes_let_nobody_in_without_memory(
             demand in demand(), room in 1..500_000_u32, most in 1..3000_u32, ready in 0..512_u32,
         ) {
+            // Often just enough.
+            let room = if room % 2 == 0 { room } else { demand.least().saturating_add(room % 7) };
             if let Number::Of(number, _) = demand.number(Some(room)) {
                 let shape = Shape::of(number, demand.least(), Some(room), most, ready);
                 prop_assert!(shape.capacity() <= room.into());
@@ -284,5 +287,9 @@ mod tests {
         };
         assert_eq!((shape(None, 1000), shape(Some(716), 1000)), ((3, 1000), (3, 238)));
         assert_eq!((shape(Some(10), 1000), shape(Some(5000), 5)), ((3, 3), (5, 5)));
+        // Whole processes of all that there is room for would be too few.
+        assert_eq!(Shape::of(2000, 1999, Some(1999), 1000, 3), Shape { processes: 1, clients: 1999 });
+        // Clients who are turned away ask for more, however few they seem.
+        assert!(!Demand { turned_away: true, ..demand }.is_met());
     }
 }

@@ -107,6 +107,16 @@ fn a_block() {
     );
     let auth = remedy(&host, &service("auth"), Way::Processes, wanted(3000)).expect("a service");
     assert!(auth.block.contains("service auth {\n  client_limit = 3000\n}"), "{}", auth.block);
+    // Of two reasons to raise it the higher one counts.
+    let busy = self::host("2.4.1", (2000, true), 1024, [1000, 3000, 5000], 65535);
+    for (clients, limit) in [(2500, 2500), (1500, 2000)] {
+        let auth = remedy(&busy, &service("auth"), Way::Processes, wanted(clients)).expect("a service");
+        assert!(
+            auth.block.contains(&format!("service auth {{\n  client_limit = {limit}\n}}")),
+            "{}",
+            auth.block
+        );
+    }
     // One process because somebody wants no more, and for one client.
     let mut single = host.clone();
     let imap = single.limits.services.get_mut(&service("imap")).expect("it is there");
