@@ -157,22 +157,38 @@ fn costs(advice: &Advice, choice: &Choice, remedy: &Remedy) -> String {
     words
 }
 
+/// Where the block belongs: a sentence, and the path on a line of its own where it fits no sentence and must not be cut.
+fn paste(advice: &Advice, remedy: &Remedy) -> (String, String) {
+    let own = remedy.block.split('}').next().unwrap_or_default();
+    let mut places: Vec<&str> = Vec::new();
+    for (key, place) in &advice.set_in {
+        // A file may be read twice.
+        if own.contains(&format!("  {key} = ")) && !places.contains(&place.as_str()) {
+            places.push(place);
+        }
+    }
+    let now = if places.is_empty() {
+        String::new()
+    } else {
+        format!(" and which thereby overrides {}", places.join(", "))
+    };
+    let file = advice.file.display().to_string();
+    if file.chars().count() > COLUMNS - 20 {
+        (format!("Append to this file, which Dovecot reads last{now}:"), format!("       {file}\n"))
+    } else {
+        (format!("Append to {file}, which Dovecot reads last{now}:"), String::new())
+    }
+}
+
 fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
     let mut number = 0;
     let mut step = |text: &mut String, words: &str| {
         number += 1;
         push(text, &format!("  {number}. {words}"), 5);
     };
-    let own = remedy.block.split('}').next().unwrap_or_default();
-    let places = advice.set_in.iter().filter(|(key, _)| own.contains(&format!("  {key} = ")));
-    let places: Vec<&str> = places.map(|(_, place)| place.as_str()).collect();
-    let now = match places.as_slice() {
-        [] => String::new(),
-        places => format!(" and which thereby overrides {}", places.join(", ")),
-    };
-    let file = advice.file.display();
-    step(text, &format!("Append to {file}, which Dovecot reads last{now}:"));
-    write!(text, "\n{}\n", remedy.block).expect("a String takes everything");
+    let (words, whole) = paste(advice, remedy);
+    step(text, &words);
+    write!(text, "{whole}\n{}\n", remedy.block).expect("a String takes everything");
     if !remedy.unit.is_empty() {
         let why: Vec<&str> = remedy.unit.iter().map(|(_, why)| why.as_str()).collect();
         let why = why.join("; ");

@@ -83,6 +83,20 @@ def says(test: unittest.TestCase, code: int, text: str) -> str:
     return f"127.0.0.1:{server.server_port}"
 
 
+def check_unit(lines: Sequence[str]) -> None:
+    """systemd takes these for its unit of Dovecot."""
+    with tempfile.TemporaryDirectory() as folder:
+        unit, more = Path(folder, "dovecot.service"), Path(folder, "dovecot.service.d")
+        unit.write_text("[Service]\nExecStart=/usr/sbin/dovecot -F\n")
+        more.mkdir()
+        (more / "override.conf").write_text("\n".join(["[Service]", *lines, ""]))
+        command = ["systemd-analyze", "verify", "dovecot.service"]
+        environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"}
+        found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+        if found.returncode or folder in found.stderr:
+            raise AssertionError(found.stderr)
+
+
 class Advise:
     """The same for both generations."""
 
@@ -109,6 +123,8 @@ class Advise:
         if not option["restart"]:
             dovecot.reload()
             return
+        if option["unit"]:
+            check_unit(option["unit"])
         unit = dict(line.split("=") for line in option["unit"])
         files = int(unit.pop("LimitNOFILE", FILES))
         self.assertEqual(unit, {})
@@ -230,6 +246,9 @@ class Advise:
         found = run(*flags(dovecot))
         self.assertIn("leave it as it is", found.stdout)
         self.assertTrue(all(len(line) <= 80 for line in found.stdout.splitlines()))
+        with open("/dev/full", "w") as full:
+            found = subprocess.run([exporter_path(), "advise", *flags(dovecot)], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual((found.returncode, found.stderr.count("\n")), (1, 1), found)
 
     def test_of_a_running_exporter(self: Any) -> None:
         """The exporter knows of a burst that is over."""
