@@ -24,6 +24,9 @@ pub struct Config {
     /// Path of the metrics.
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path, help_heading = "Web")]
     pub telemetry_path: String,
+    /// TLS, passwords, headers and a rate limit, in the format of Prometheus' exporter-toolkit.
+    #[arg(long = "web.config.file", value_name = "FILE", help_heading = "Web")]
+    pub web_config: Option<PathBuf>,
     /// Dovecot's configuration, of the instance to watch.
     #[arg(
         long = "dovecot.config",

@@ -17,6 +17,7 @@ use dovecot_capacity_exporter::{
     },
     report,
     web::{
+        guard::{self, Guard},
         routes,
         serve::{self, MAX_CONNECTIONS},
     },
@@ -107,6 +108,7 @@ fn start_log(level: LogLevel, format: LogFormat) {
 fn run(config: Config) -> Result<(), String> {
     let addresses = config.listen_addresses.clone();
     let telemetry_path = config.telemetry_path.clone();
+    let guard = config.web_config.as_deref().map(Guard::new).transpose()?.map(Arc::new);
     let exporter =
         Exporter::new(config).map_err(|error| format!("the system has no descriptor left: {error}"))?;
     let exporter = Arc::new(exporter);
@@ -124,11 +126,12 @@ fn run(config: Config) -> Result<(), String> {
         let log = follow_log(&exporter, FIRST_TIME).await?;
         let sampling = tokio::spawn(exporter.clone().keep_sampling());
         let router = routes::router(exporter.clone(), &telemetry_path);
+        let router = guard.iter().cloned().fold(router, guard::protect);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (stop, stopped) = watch::channel(());
         for listener in listeners {
             let address = listener.local_addr().map_err(|error| format!("a socket has no address: {error}"))?;
-            tokio::spawn(serve::serve(listener, router.clone(), slots.clone(), stopped.clone()));
+            tokio::spawn(serve::serve(listener, router.clone(), guard.clone(), slots.clone(), stopped.clone()));
             info!(%address, "listening");
         }
         drop(stopped);

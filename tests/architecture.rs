@@ -19,13 +19,15 @@ const LEVELS: [&[&str]; 9] = [
 ];
 
 /// Foreign crates, and the files that alone may name them.
-const PLACES: [(&str, &[&str]); 14] = [
-    ("axum", &["web/routes.rs", "web/serve.rs"]),
+const PLACES: [(&str, &[&str]); 20] = [
+    ("axum", &["web/config.rs", "web/guard.rs", "web/routes.rs", "web/serve.rs"]),
+    ("base64", &["web/auth.rs"]),
+    ("bcrypt", &["web/auth.rs", "web/config.rs"]),
     ("clap", &["cli.rs", "main.rs"]),
     ("glob", &["limits/config/include.rs", "log/files.rs"]),
     ("hyper", &["web/serve.rs"]),
     ("hyper_util", &["web/serve.rs"]),
-    ("jiff", &["log/stamp.rs", "report/json.rs", "report/words.rs"]),
+    ("jiff", &["log/stamp.rs", "report/json.rs", "report/words.rs", "web/config.rs"]),
     ("linemux", &["log/hint.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
     (
@@ -39,6 +41,7 @@ const PLACES: [(&str, &[&str]); 14] = [
         ],
     ),
     ("prometheus_client", &["metrics.rs"]),
+    ("ring", &["web/auth.rs"]),
     (
         "rustix",
         &[
@@ -59,8 +62,11 @@ const PLACES: [(&str, &[&str]); 14] = [
         ],
     ),
     ("serde_json", &["checkpoint.rs", "log/header.rs", "report/history.rs", "report/json.rs"]),
+    ("serde_saphyr", &["web/config.rs"]),
+    ("tokio_rustls", &["web/clients.rs", "web/serve.rs", "web/tls.rs"]),
     ("tower_http", &["web/routes.rs"]),
     ("ureq", &["report/history.rs", "report/source.rs"]),
+    ("x509_cert", &["web/clients.rs"]),
 ];
 
 fn sources() -> BTreeMap<String, String> {
