@@ -189,6 +189,9 @@ fn unusable(cert: &str, key: &str, error: &Error) -> String {
         Error::InconsistentKeys(_) => {
             format!("{cert} and {key} do not belong together: give the key that the certificate was made for")
         }
+        Error::InvalidCertificate(error) => format!(
+            "{cert} is no certificate that clients would take ({error}): make one of X.509 version 3 with a subjectAltName"
+        ),
         error => format!(
             "{cert} and {key} cannot be used ({error}): give a certificate with a key of RSA 2048 to 8192, ECDSA P-256 or P-384, or Ed25519"
         ),

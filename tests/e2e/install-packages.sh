@@ -15,7 +15,8 @@ all_packages="$demo_packages dovecot-pop3d dovecot-lmtpd dovecot-submissiond
     dovecot-managesieved prometheus-process-exporter mtail logrotate rsyslog
     systemd acl bindfs debootstrap iproute2 procps gcc g++ libc6-dev
     prometheus-alertmanager chromium fonts-dejavu-core pngquant
-    python3-jsonschema python3-venv tmux libmonitoring-plugin-perl"
+    python3-jsonschema python3-venv tmux libmonitoring-plugin-perl
+    apache2-utils"
 # Often there is a newer one that is not Debian's, whose npm is no package.
 command -v node >/dev/null || all_packages="$all_packages nodejs"
 command -v npm >/dev/null || all_packages="$all_packages npm"

@@ -735,6 +735,7 @@ class Prometheus(_WebServer):
     """A Prometheus that scrapes `targets` (host:port) every second.
 
     `rules` are rule files; they are evaluated every second as well, and the alerts go to `alertmanager`.
+    `scrape` is added to the scrape configuration: scheme, certificates, a password.
     """
 
     def __init__(
@@ -743,9 +744,11 @@ class Prometheus(_WebServer):
         rules: Sequence[Path] = (),
         job: str = "dovecot",
         alertmanager: Alertmanager | None = None,
+        scrape: Mapping[str, Any] = {},
     ) -> None:
         super().__init__()
         self._config = self._directory / "prometheus.yml"
+        job_config = {"job_name": job, "static_configs": [{"targets": list(targets)}], **scrape}
         told = [alertmanager.address] if alertmanager else []
         # JSON is YAML.
         self._config.write_text(
@@ -753,7 +756,7 @@ class Prometheus(_WebServer):
                 {
                     "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
                     "rule_files": [str(Path(rule).resolve()) for rule in rules],
-                    "scrape_configs": [{"job_name": job, "static_configs": [{"targets": list(targets)}]}],
+                    "scrape_configs": [job_config],
                     "alerting": {"alertmanagers": [{"static_configs": [{"targets": told}]}]},
                 }
             )
