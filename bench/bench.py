@@ -13,6 +13,7 @@ to measure. What is measured, and what the figures mean: docs/BENCHMARKS.md.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import gzip
 import http.client
@@ -20,6 +21,7 @@ import os
 import random
 import re
 import resource
+import ssl
 import statistics
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests/e2e"))
 from lab import Exporter, Server, exporter_path, free_port, wait_until  # noqa: E402
+from web_files import TLS, Folder, hash_of  # noqa: E402
 
 WITNESS = REPOSITORY / "target/witness"
 PROCESS_EXPORTER = "/usr/bin/prometheus-process-exporter"
@@ -159,10 +162,11 @@ def expect(what: str, found: float, right: float) -> None:
         raise RuntimeError(f"{what}: {found:.0f}, where {right:.0f} is right")
 
 
-def scrape(address: str) -> str:
+def scrape(address: str, tls: ssl.SSLContext | None = None, **headers: str) -> str:
     """The page of metrics, fetched as Prometheus does."""
-    with contextlib.closing(http.client.HTTPConnection(address, timeout=60)) as connection:
-        connection.request("GET", "/metrics", headers=AS_PROMETHEUS)
+    plain = http.client.HTTPConnection(address, timeout=60)
+    with contextlib.closing(http.client.HTTPSConnection(address, timeout=60, context=tls) if tls else plain) as connection:
+        connection.request("GET", "/metrics", headers={**AS_PROMETHEUS, **headers})
         response = connection.getresponse()
         body = response.read()
         if response.status != 200:
@@ -262,6 +266,41 @@ def scrape_one(size: Size, there: tuple[int, int], exporter: Exporter, peer: tup
     bound = "" if there[1] > there[0] else ">= 100"
     compare(f"CPU per scrape, {what}", figures, "ms", "process-exporter", bound, less=True)
     memory(f"scraped, {what}", ours, "process-exporter", its)
+
+
+def web(size: Size, directory: Path) -> None:
+    """What TLS of version 1.3 and a password add to a scrape; each one shakes hands."""
+    dovecot, others = size.herds[0]
+    quiet = directory / "quiet.log"
+    quiet.touch()
+    with contextlib.ExitStack() as stack:
+        folder = Folder(stack.enter_context)
+        folder.issue_all()
+        folder.write("web.yml", f"{TLS}basic_auth_users: {{prometheus: {hash_of('secret', 10)}}}\n")
+        enter, _ = stack.enter_context(herd(dovecot, others))
+        tls = ssl.create_default_context(cafile=folder / "ca.pem")
+        password = base64.b64encode(b"prometheus:secret").decode()
+        doors = {"exporter": (f"--web.config.file={folder / 'web.yml'}",), "plain HTTP": ()}
+        asked = {"exporter": {"tls": tls, "Authorization": f"Basic {password}"}, "plain HTTP": {}}
+        exporters = {name: Exporter(None, f"--dovecot.log-file={quiet}", *flags) for name, flags in doors.items()}
+        for exporter in exporters.values():
+            exporter.command[:0] = enter
+            stack.enter_context(exporter)
+
+        def turn(name: str, times: int) -> float:
+            before = cpu(child(exporters[name]))
+            for _ in range(times):
+                scrape(exporters[name].address, **asked[name])
+            return (cpu(child(exporters[name])) - before) / times * 1000
+
+        times = max(3, int(size.turn * 1000 / turn("plain HTTP", 10)))
+        turn("exporter", 10)  # the first costs a bcrypt
+        figures: Figures = {name: [] for name in doors}
+        for _ in range(size.rounds):
+            for name in doors:
+                figures[name].append(turn(name, times))
+        compare(f"TLS and password, {dovecot:,} + {others:,}", figures, "ms", "plain HTTP")
+        memory("TLS and password", child(exporters["exporter"]), "plain HTTP", child(exporters["plain HTTP"]))
 
 
 def position(pid: int, path: Path) -> int:
@@ -500,7 +539,7 @@ def main() -> int:
     print(COLUMNS.format("what", "exporter", "peer", "its figure", "ratio", "bound", "met"))
     print(re.sub("[^|]", "-", COLUMNS.format(*[""] * 7)), flush=True)
     failed = 0
-    for benchmark in (scrapes, catch_up, flow, delay, copies, idle, sampler, start_time):
+    for benchmark in (scrapes, web, catch_up, flow, delay, copies, idle, sampler, start_time):
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             try:
                 benchmark(size, Path(directory).resolve())

@@ -202,6 +202,9 @@ fn fetch(url: &str) -> Result<Seen, String> {
     let at = SystemTime::now();
     let shown = shown(url);
     let text = answer.map_err(|error| match error {
+        ureq::Error::StatusCode(401) => {
+            format!("{url} asks for a password: give --from with it, as https://USER:PASSWORD@HOST:PORT")
+        }
         ureq::Error::StatusCode(_) | ureq::Error::BodyExceedsLimit(_) => {
             format!("{shown} is no page of this exporter ({error}): give --from the URL of its metrics")
         }

@@ -747,11 +747,11 @@ class Prometheus(_WebServer):
         scrape: Mapping[str, Any] = {},
     ) -> None:
         super().__init__()
-        self._config = self._directory / "prometheus.yml"
+        self.config = self._directory / "prometheus.yml"
         job_config = {"job_name": job, "static_configs": [{"targets": list(targets)}], **scrape}
         told = [alertmanager.address] if alertmanager else []
         # JSON is YAML.
-        self._config.write_text(
+        self.config.write_text(
             json.dumps(
                 {
                     "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -764,7 +764,7 @@ class Prometheus(_WebServer):
 
     def _command(self) -> list[str]:
         data = f"--storage.tsdb.path={self._directory}/data"
-        return ["/usr/bin/prometheus", f"--config.file={self._config}", data]
+        return ["/usr/bin/prometheus", f"--config.file={self.config}", data]
 
     def api(self, path: str, **parameters: str) -> Any:
         """The `data` of an answer of the HTTP API, for example api("rules")."""

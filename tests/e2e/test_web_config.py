@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
+import signal
 import subprocess
+import tempfile
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab import Dovecot, Exporter, Prometheus, Server, exporter_path, free_port, wait_until
+from lab import REPOSITORY, Dovecot, Exporter, Prometheus, Server, exporter_path, free_port, wait_until
 from web_files import RSA, TLS, Folder, hash_of, run
 
 HASH = hash_of("secret")
@@ -441,6 +446,97 @@ class Scrapes(unittest.TestCase):
         refused = "401 www-authenticate: basic x-frame-options: deny"
         self.assertEqual([curl(url) for _ in range(4)], [refused, refused, "429", "429"])
         self.assertEqual(curl(url, "-u", "alice:secret"), "429")
+
+
+class Documentation(unittest.TestCase):
+    """The section of docs/install.md, from the first command to Prometheus' scrape."""
+
+    def setUp(self) -> None:
+        text = (REPOSITORY / "docs/install.md").read_text()
+        section = text.partition("## TLS, passwords and headers\n")[2].partition("\n## ")[0]
+        self.scrape = re.search(r"^```yaml\n(.*?)^```", section, re.M | re.S)[1]
+        prose = re.sub(r"^```.*?^```", "", section, flags=re.M | re.S)
+        self.commands = [line[4:] for line in prose.splitlines() if line.startswith("    ")]
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="web-")))
+
+    def shell(self, command: str, password: str = "") -> str:
+        """Runs a command in the directory, at a terminal where somebody types the password whenever it is asked for."""
+        ours, theirs = pty.openpty()
+        said = ""
+        with subprocess.Popen(
+            ["setsid", "--ctty", "--wait", "sh", "-c", command],
+            cwd=self.folder, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        ) as process:  # fmt: skip
+            asked = 0
+
+            def ended() -> bool:
+                nonlocal said, asked
+                while select.select([ours], [], [], 0)[0]:
+                    said += os.read(ours, 4096).decode()
+                if len(re.findall("password.*:", said)) > asked:
+                    asked += 1
+                    os.write(ours, f"{password}\n".encode())
+                return process.poll() is not None
+
+            wait_until(ended, 60, command)
+            printed = process.stdout.read()
+        os.close(ours)
+        os.close(theirs)
+        self.assertEqual(process.returncode, 0, f"{command}: {printed}{said}")
+        return printed
+
+    def test_from_the_first_command_to_a_scrape(self) -> None:
+        *making, htpasswd, check, start, curl = self.commands
+        self.assertEqual(len(making), 3)
+        for command in making:
+            self.shell(command)
+        hash_ = self.shell(htpasswd, "secret")
+        self.assertRegex(hash_, r"\A\$2y\$10\$[./A-Za-z0-9]{53}\Z")
+        example = (REPOSITORY / "examples/web-config.yml").read_text()
+        self.assertIn(htpasswd, example)
+        config, replaced = re.subn(r"(?<=prometheus: )\$2y\S+", lambda _: hash_, example)
+        self.assertEqual(replaced, 1)
+        for text in (example, config):
+            (self.folder / "web-config.yml").write_text(text)
+            self.shell(check)
+        # This promtool is too old for that field.
+        (self.folder / "web-config.yml").write_text(config.replace("# client_allowed", "client_allowed"))
+        program, flag = start.split()
+        self.assertEqual(program, exporter_path().name)
+        exporter = self.enterContext(
+            Exporter(None, flag.replace("=", f"={self.folder}/"), "--dovecot.doveconf=", "--dovecot.log-file=/dev/null")
+        )
+        port = exporter.address.rpartition(":")[2]
+        page = self.shell(curl.replace("9166", port), "secret")
+        self.assertIn("dovecot_exporter_build_info", page)
+
+        (self.folder / "password").write_text("secret")
+        (self.folder / "prometheus.yml").write_text(self.scrape)
+        self.shell("promtool check config prometheus.yml")
+        # As it stands, but for the address and the paths, which would be Prometheus' own.
+        job = self.scrape.replace("mail.example.org:9166", exporter.address).replace("ca_file", "server_name: mail.example.org\n      ca_file")
+        job = re.sub(r"(?<=_file: )(\S+)", rf"{self.folder}/\1", job).replace("job_name: dovecot", "job_name: dovecot\n    scrape_interval: 1s")
+        server = self.enterContext(Prometheus([]))
+        server.config.write_text(job)
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: server.query("dovecot_exporter_build_info"), 30, "a scrape")
+
+    def test_look(self) -> None:
+        """`status --from` through TLS of an authority of our own, with the password in the URL."""
+        folder = Folder(self.enterContext)
+        folder.issue_all()
+        folder.write("web.yml", f"{TLS}basic_auth_users: {{alice: {HASH}}}\n")
+        dovecot = self.enterContext(Dovecot("2.3"))
+        exporter = self.enterContext(Exporter(dovecot, f"--web.config.file={folder / 'web.yml'}"))
+        port = exporter.address.rpartition(":")[2]
+
+        def status(user: str) -> str:
+            look = run("env", f"SSL_CERT_FILE={folder / 'ca.pem'}", exporter_path(), "status", f"--from=https://{user}localhost:{port}")
+            return look.stdout + look.stderr
+
+        self.assertIn("Nothing is wrong.", status("alice:secret@"))
+        for user in ("", "alice:wrong@"):
+            self.assertIn("asks for a password: give --from", status(user))
 
 
 if __name__ == "__main__":
