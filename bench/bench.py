@@ -4,6 +4,7 @@
     bench.py            the full run, about four minutes
     bench.py --large    also with 5,000 + 5,000 and 20,000 + 5,000 processes
     bench.py --quick    small numbers, to see that everything can be measured
+    bench.py web        only what the function of that name measures
 
 It prints a table, in which a figure beyond its bound reads "no". It fails only if something could not be measured or
 if an answer was wrong. Needs root, tests/e2e/install-packages.sh and `make build witness`; $EXPORTER is another program
@@ -530,7 +531,12 @@ def main() -> int:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", dest="size", action="store_const", const=QUICK, default=FULL, help="small numbers")
     sizes.add_argument("--large", dest="size", action="store_const", const=LARGE, help="also 5,000 + 5,000 and 20,000 + 5,000")
-    size = parser.parse_args().size
+    all_there_are = {one.__name__: one for one in (scrapes, web, catch_up, flow, delay, copies, idle, sampler, start_time)}
+    parser.add_argument("only", nargs="*", help=f"of these: {' '.join(all_there_are)}")
+    arguments = parser.parse_args()
+    size, names = arguments.size, arguments.only or list(all_there_are)
+    if unknown := set(names) - set(all_there_are):
+        parser.error(f"there is no {' '.join(unknown)}")
     if os.geteuid() != 0:
         parser.error("must be root: it makes a PID name space")
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -539,7 +545,7 @@ def main() -> int:
     print(COLUMNS.format("what", "exporter", "peer", "its figure", "ratio", "bound", "met"))
     print(re.sub("[^|]", "-", COLUMNS.format(*[""] * 7)), flush=True)
     failed = 0
-    for benchmark in (scrapes, web, catch_up, flow, delay, copies, idle, sampler, start_time):
+    for benchmark in (all_there_are[name] for name in names):
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             try:
                 benchmark(size, Path(directory).resolve())

@@ -126,7 +126,10 @@ fn run(config: Config) -> Result<(), String> {
         let log = follow_log(&exporter, FIRST_TIME).await?;
         let sampling = tokio::spawn(exporter.clone().keep_sampling());
         let router = routes::router(exporter.clone(), &telemetry_path);
-        let router = guard.iter().cloned().fold(router, guard::protect);
+        let router = match &guard {
+            Some(guard) => guard::protect(router, guard.clone()),
+            None => router,
+        };
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (stop, stopped) = watch::channel(());
         for listener in listeners {

@@ -41,7 +41,8 @@ const PLACES: [(&str, &[&str]); 20] = [
         ],
     ),
     ("prometheus_client", &["metrics.rs"]),
-    ("ring", &["web/auth.rs"]),
+    // The log has a module of that name.
+    ("::ring", &["web/auth.rs"]),
     (
         "rustix",
         &[

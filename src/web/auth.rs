@@ -7,12 +7,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
-use bcrypt::HashParts;
-use ring::{
+use ::ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bcrypt::HashParts;
 use tokio::sync::Semaphore;
 
 use super::guard::aside;
