@@ -53,6 +53,17 @@ pub fn read(
 ) -> Result<History, String> {
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let url = url.trim_end_matches('/');
+    let found = ask_all(url, instance, service, period, now);
+    found.map_err(|reason| reason.replace(url, &source::shown(url)))
+}
+
+fn ask_all(
+    url: &str,
+    instance: Option<&str>,
+    service: &Service,
+    period: Duration,
+    now: SystemTime,
+) -> Result<History, String> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let selector = match instance {

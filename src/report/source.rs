@@ -191,7 +191,7 @@ pub fn get(url: &str, accept: &str, query: &[(&str, &str)], time: Duration) -> R
 }
 
 /// A URL without the password that may be in it: many read what a plugin says.
-fn shown(url: &str) -> String {
+pub fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))

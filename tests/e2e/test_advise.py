@@ -275,6 +275,8 @@ class Advise:
             "Dovecot has no service nonesuch: give one of": ["nonesuch", *here],
             "needs no advice": ["auth-worker", *here],
             f"Prometheus at http://{nowhere} cannot be read": [f"--prometheus={nowhere}", *here],
+            # Not the password in it.
+            f"Prometheus at http://{nowhere}/x cannot be read": [f"--prometheus=http://me:s3cret@{nowhere}/x", *here],
             f"Prometheus at http://{exporter.address} cannot be read": [f"--prometheus={exporter.address}", *here],
             f"Prometheus at http://{empty} has no {CLIENTS} of {SERVICE}": [f"--prometheus={empty}", *here],
             "give --from the URL of a running exporter": [f"--from={nowhere}", *here],
