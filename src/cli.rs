@@ -19,7 +19,13 @@ pub struct Config {
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Address to listen on; repeatable. `:9166` is every address, `127.0.0.1:0` any free port.
-    #[arg(long = "web.listen-address", value_name = "ADDR", default_value = ":9166", help_heading = "Web")]
+    #[arg(
+        long = "web.listen-address",
+        value_name = "ADDR",
+        default_value = ":9166",
+        global = true,
+        help_heading = "Web"
+    )]
     pub listen_addresses: Vec<ListenAddress>,
     /// Path of the metrics.
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path, help_heading = "Web")]
@@ -111,6 +117,8 @@ pub enum Command {
     Status(Status),
     /// Says what to set so that a service has room for its clients, and what to paste. Writes nothing.
     Advise(Advise),
+    /// Exits with 0 if an exporter answers on the first --web.listen-address, else with 1: for containers.
+    Healthcheck,
 }
 
 /// On what to advise, and from what.

@@ -39,6 +39,8 @@ pub mod checkpoint;
 
 pub mod exporter;
 
+pub mod health;
+
 pub mod report;
 
 pub mod web;

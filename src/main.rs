@@ -15,7 +15,7 @@ use dovecot_capacity_exporter::{
         Exporter,
         threads::{END_TIME, follow_log, keep_limits, runtime},
     },
-    report,
+    health, report,
     web::{
         guard::{self, Guard},
         routes,
@@ -48,13 +48,16 @@ fn main() -> ExitCode {
         }
         Err(error) => return refuse(&error.to_string()),
     };
+    if matches!(config.command, Some(Command::Healthcheck)) {
+        return health::check(&config);
+    }
     if let Err(reason) = config.check() {
         return refuse(reason);
     }
     match config.command.clone() {
         Some(Command::Status(options)) => return report::run::status(config, &options),
         Some(Command::Advise(options)) => return report::run::advise(&config, &options),
-        None => {}
+        Some(Command::Healthcheck) | None => {}
     }
     start_log(config.log_level, config.log_format);
     raise_descriptors();

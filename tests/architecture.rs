@@ -14,7 +14,7 @@ const LEVELS: [&[&str]; 9] = [
     &["metrics", "tally"],
     &["checkpoint"],
     &["exporter"],
-    &["report"],
+    &["health", "report"],
     &["web"],
 ];
 
