@@ -248,17 +248,6 @@ class BadSource:
             with self.subTest(path), Exporter(self.dovecot, f"--path.procfs={path}") as exporter:
                 self.assert_blind(exporter, str(path), "--path.procfs")
 
-    def test_hidden_proc(self: unittest.TestCase) -> None:
-        self.dovecot.log_path.chmod(0o644)
-        for option in ("hidepid=1", "hidepid=2"):
-            with self.subTest(option):
-                mount = f'mount -t proc -o {option} proc /proc && exec "$@"'
-                exporter = Exporter.unprivileged(self.dovecot)
-                # In front of all else: a /proc that hides it for the whole namespace.
-                exporter.command[:0] = ["unshare", "--mount", "sh", "-c", mount, "sh"]
-                with exporter:
-                    self.assert_blind(exporter, "/proc", "hidepid=", "gid=")
-
     def test_a_pid_namespace_of_its_own(self: unittest.TestCase) -> None:
         exporter = Exporter(self.dovecot)
         exporter.command[:0] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
