@@ -15,7 +15,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/usr/local/carg
 COPY Cargo.toml Cargo.lock ./
 # The dependencies alone, so that they are built again only when they change. With --target the flags are not those of
 # derive macros, which cannot be static.
-RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs && \
+RUN mkdir src && echo '//! Nothing yet.' | tee src/lib.rs > src/main.rs && echo 'fn main() {}' >> src/main.rs && \
     cargo build --release --locked --target "$(rustc --print host-tuple)"
 COPY src src
 # What was copied is older than what was built of the empty files.

@@ -5,14 +5,17 @@
 # make bench  the benchmarks, each beside a peer
 # make pictures  the dashboards' pictures in docs/pictures anew; look at them
 # make manifests  kubernetes/monitoring anew, from alerts/
+# make image  the container image, by ENGINE (podman; or docker)
+# make reproducible  builds the last commit twice, in different places, and compares: two slow builds, for releases
 # make golden the golden pages and docs/METRICS.md anew; read the difference
 
 CARGO_DENY = 0.20.2
+ENGINE = podman
 
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests build packages demo-packages witness
+.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests image reproducible build packages demo-packages witness
 
 test: packages lint unit fuzz e2e
 
@@ -60,6 +63,15 @@ bench: packages build witness
 
 pictures: packages
 	cd tests/e2e && UPDATE_PICTURES=1 python3 -m unittest test_render.Incident test_render.Calm
+
+# BUILDAH_FORMAT: the other format, podman's own, has no HEALTHCHECK.
+image:
+	BUILDAH_FORMAT=docker $(ENGINE) build --tag localhost/dovecot-capacity-exporter \
+		--build-arg VERSION="$$(cargo pkgid | sed 's/.*[#@]//')" --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" .
+
+reproducible:
+	tests/reproducible
 
 golden:
 	UPDATE_GOLDEN=1 cargo test --locked --test golden --test metrics_doc
