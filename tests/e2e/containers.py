@@ -157,15 +157,15 @@ def make_of_trixie(image: str) -> None:
 
 @functools.cache
 def _check_jsonschema() -> Path:
-    """A virtual environment with the schemas of compose files and of GitHub's workflows, and a reader of YAML."""
-    home = CACHE / "check-jsonschema-0.39.0"
-    if not home.exists():
-        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            run("python3", "-m", "venv", folder)
-            run(f"{folder}/bin/python", "-m", "pip", "install", "--quiet", "check-jsonschema==0.39.0", "ruamel.yaml==0.19.1")
-            Path(folder).rename(home)
-            Path(folder).mkdir()
-    return home / "bin/python"
+    """A Python with the schemas of compose files and of GitHub's workflows, and a reader of YAML."""
+    folder = CACHE / "check-jsonschema"
+    wanted = "check-jsonschema==0.39.0 ruamel.yaml==0.19.1"
+    finished = folder / "wanted"
+    if not finished.exists() or finished.read_text() != wanted:
+        run("/usr/bin/python3", "-m", "venv", "--clear", folder)
+        run(folder / "bin/python", "-m", "pip", "install", "--quiet", *wanted.split())
+        finished.write_text(wanted)
+    return folder / "bin/python"
 
 
 def check_schema(schema: str, file: Path) -> None:

@@ -28,6 +28,7 @@ from lab import REPOSITORY, Dovecot, http_get, parse_metrics, wait_until
 PATIENCE = 30
 ADDRESS = "127.0.0.1:9166"
 SERVICE = "imap-login"
+WARNING = f"master: Warning: service({SERVICE}): process_limit (100) reached, client connections are being dropped\n"
 PROGRAM = "/dovecot-capacity-exporter"
 STATE = "/var/lib/dovecot-capacity-exporter"
 COMPOSE: dict = {}
@@ -188,8 +189,7 @@ class Beside(unittest.TestCase):
         return {row["name"]: int(row[field]) for row in rows if row[field].isdigit()}
 
     def warnings(self) -> int:
-        words = f"master: Warning: service({SERVICE}): process_limit (100) reached, client connections are being dropped\n"
-        return self.log.read_text().count(words)
+        return self.log.read_text().count(WARNING)
 
     def agree(self, metric: str, field: str) -> bool:
         shown, told = by_service(metric), self.told(field)
@@ -306,7 +306,8 @@ class Configuration(unittest.TestCase):
 
     def test_grafana(self) -> None:
         mounts = {target: source for source, target in self.mounts("grafana")}
-        provisioned = {Path(target).parent.name: containers.read_yaml(source) for target, source in mounts.items() if source.is_file()}
+        files = {Path(target).parent.name: source for target, source in mounts.items() if source.is_file()}
+        provisioned = {kind: containers.read_yaml(file) for kind, file in files.items()}
         [source] = provisioned["datasources"]["datasources"]
         host, _, port = source["url"].removeprefix("http://").partition(":")
         self.assertIn(f"127.0.0.1:{port}:{port}", COMPOSE["services"][host]["ports"])
@@ -368,7 +369,7 @@ class Documentation(Beside):
             await_page()
             now = int(time.time())
             stamp = run("date", f"--date=@{now}", "+%b %d %T", env={"TZ": "Asia/Tokyo", "LC_ALL": "C"}).strip()
-            log.write_text(f"{stamp} master: Warning: service({SERVICE}): process_limit (100) reached, client connections are being dropped\n")
+            log.write_text(f"{stamp} {WARNING}")
             wait_until(warnings_counted, PATIENCE, "the warning")
             told = by_service("dovecot_service_last_drop_warning_timestamp_seconds")
             # Where a line has no parts of a second, they may be those of its arrival.
