@@ -538,7 +538,7 @@ class FleetPrometheus(Prometheus):
         rules = self._directory / "rules.yml"
         # Groups that run more rarely would not run while we look.
         rules.write_text(re.sub(r"(?m)^    interval: \w+", "    interval: 1m", RULES.read_text()))
-        self._config.write_text(json.dumps({
+        self.config.write_text(json.dumps({
             "global": {"scrape_interval": f"{SCRAPE_INTERVAL}s", "evaluation_interval": f"{SCRAPE_INTERVAL}s"},
             "rule_files": [str(rules)],
             "scrape_configs": [{
