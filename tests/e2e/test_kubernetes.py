@@ -472,8 +472,8 @@ class OperatedPrometheus(Prometheus):
 
     def __init__(self, jobs: list[Document]) -> None:
         super().__init__([])
-        config = json.loads(self._config.read_text())
-        self._config.write_text(json.dumps(config | {"scrape_configs": jobs}))
+        config = json.loads(self.config.read_text())
+        self.config.write_text(json.dumps(config | {"scrape_configs": jobs}))
 
 
 class Labels(unittest.TestCase):
