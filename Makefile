@@ -2,6 +2,7 @@
 # make fuzz   only the fuzzing, for FUZZ_SECONDS (60)
 # make demo   the story of an overload, with a real Dovecot and a real Prometheus; KEEP=1 keeps it up
 # make soak   a week of log at full speed, and a million scripts against the follower's model; SOAK_LINES, MODEL_SCRIPTS
+# make deb    the Debian package, in target/debian; make rpm: the RPM package, in target/generate-rpm
 # make bench  the benchmarks, each beside a peer
 # make pictures  the dashboards' pictures in docs/pictures anew; look at them
 # make manifests  kubernetes/monitoring anew, from alerts/
@@ -11,11 +12,14 @@
 
 CARGO_DENY = 0.20.2
 ENGINE = podman
+CARGO_DEB = 3.8.0
+CARGO_GENERATE_RPM = 0.21.1
 
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests image reproducible build packages demo-packages witness
+.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests image reproducible build packages demo-packages witness \
+	documents deb rpm
 
 test: packages lint unit fuzz e2e
 
@@ -30,6 +34,22 @@ build:
 
 witness:
 	$(MAKE) -s -C tests/witness
+
+# What the packages hold beside the program. Debian's changelog is made of the newest section of ours.
+documents:
+	cargo run --quiet --locked --example documents -- target/documents
+	{ echo "dovecot-capacity-exporter ($$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)-1) unstable; urgency=medium"; echo; \
+	  sed '1,/^## /d; /^## /,$$d; s/^[* ]/  &/; /^$$/d' CHANGELOG.md; echo; \
+	  echo " -- $$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)  $$(date -R -u -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)})"; \
+	} > target/documents/changelog
+
+deb: build documents
+	cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb@$(CARGO_DEB)
+	cargo deb --no-build --locked
+
+rpm: build documents
+	cargo generate-rpm --version >/dev/null 2>&1 || cargo install --locked cargo-generate-rpm@$(CARGO_GENERATE_RPM)
+	cargo generate-rpm
 
 lint:
 	cargo fmt --check

@@ -27,6 +27,9 @@ pub struct Config {
         help_heading = "Web"
     )]
     pub listen_addresses: Vec<ListenAddress>,
+    /// Listen on the sockets that systemd hands over, instead of on an address.
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen_addresses", help_heading = "Web")]
+    pub systemd_socket: bool,
     /// Path of the metrics.
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path, help_heading = "Web")]
     pub telemetry_path: String,

@@ -44,3 +44,5 @@ pub mod health;
 pub mod report;
 
 pub mod web;
+
+pub mod systemd;

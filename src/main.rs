@@ -10,12 +10,12 @@ use std::{
 
 use clap::Parser;
 use dovecot_capacity_exporter::{
-    cli::{Command, Config, LogFormat, LogLevel},
+    cli::{Command, Config, ListenAddress, LogFormat, LogLevel},
     exporter::{
         Exporter,
         threads::{END_TIME, follow_log, keep_limits, runtime},
     },
-    health, report,
+    health, report, systemd,
     web::{
         guard::{self, Guard},
         routes,
@@ -24,6 +24,7 @@ use dovecot_capacity_exporter::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
+    net::TcpListener,
     select,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, watch},
@@ -109,6 +110,7 @@ fn start_log(level: LogLevel, format: LogFormat) {
 
 /// Runs until a signal says to stop; an error is a sentence that says why it cannot start.
 fn run(config: Config) -> Result<(), String> {
+    let given = config.systemd_socket.then(systemd::sockets).transpose()?;
     let addresses = config.listen_addresses.clone();
     let telemetry_path = config.telemetry_path.clone();
     let guard = config.web_config.as_deref().map(Guard::new).transpose()?.map(Arc::new);
@@ -118,13 +120,10 @@ fn run(config: Config) -> Result<(), String> {
     let runtime = runtime().map_err(|error| format!("the system lets no event loop start: {error}"))?;
     let done = runtime.block_on(async {
         let mut signals = Signals::new().map_err(|error| format!("signals cannot be received: {error}"))?;
-        let mut listeners = Vec::new();
-        for address in addresses {
-            let bound = serve::bind(address).await;
-            listeners.push(bound.map_err(|error| {
-                format!("cannot listen on {address} ({error}): give --web.listen-address an address and a port that are free")
-            })?);
-        }
+        let listeners = match given {
+            Some(sockets) => systemd::listeners(sockets)?,
+            None => bind(addresses).await?,
+        };
         let limits = keep_limits(&exporter, FIRST_TIME).await?;
         let log = follow_log(&exporter, FIRST_TIME).await?;
         let sampling = tokio::spawn(exporter.clone().keep_sampling());
@@ -141,8 +140,13 @@ fn run(config: Config) -> Result<(), String> {
             info!(%address, "listening");
         }
         drop(stopped);
-        signals.wait(&exporter).await;
+        systemd::ready();
+        select! {
+            () = signals.wait(&exporter) => {}
+            () = systemd::feed_watchdog(|| exporter.is_stuck()) => {}
+        }
         info!("stopping");
+        systemd::stopping();
         sampling.abort();
         stop.send_replace(());
         // Answers under way get to their end; whoever is slower than this is cut off.
@@ -154,6 +158,17 @@ fn run(config: Config) -> Result<(), String> {
     });
     runtime.shutdown_background();
     done
+}
+
+async fn bind(addresses: Vec<ListenAddress>) -> Result<Vec<TcpListener>, String> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let bound = serve::bind(address).await;
+        listeners.push(bound.map_err(|error| {
+            format!("cannot listen on {address} ({error}): give --web.listen-address an address and a port that are free")
+        })?);
+    }
+    Ok(listeners)
 }
 
 /// What the process is told from outside. Handlers are needed even to be stopped: as process 1 of a container the

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Modules by level, words first. `main.rs` wires them and may name all.
-const LEVELS: [&[&str]; 9] = [
+const LEVELS: [&[&str]; 10] = [
     &["service"],
     &["cli"],
     // Below the log, which takes from it what the master remembers.
@@ -16,10 +16,11 @@ const LEVELS: [&[&str]; 9] = [
     &["exporter"],
     &["health", "report"],
     &["web"],
+    &["systemd"],
 ];
 
 /// Foreign crates, and the files that alone may name them.
-const PLACES: [(&str, &[&str]); 20] = [
+const PLACES: [(&str, &[&str]); 22] = [
     ("axum", &["web/config.rs", "web/guard.rs", "web/routes.rs", "web/serve.rs"]),
     ("base64", &["web/auth.rs"]),
     ("bcrypt", &["web/auth.rs", "web/config.rs"]),
@@ -29,6 +30,7 @@ const PLACES: [(&str, &[&str]); 20] = [
     ("hyper_util", &["web/serve.rs"]),
     ("jiff", &["log/stamp.rs", "report/json.rs", "report/words.rs", "web/config.rs"]),
     ("linemux", &["log/hint.rs"]),
+    ("listenfd", &["systemd.rs"]),
     ("memchr", &["log/export.rs", "log/grammar.rs", "log/header.rs", "log/lines.rs", "log/needles.rs"]),
     (
         "procfs",
@@ -62,6 +64,7 @@ const PLACES: [(&str, &[&str]); 20] = [
             "report/run.rs",
         ],
     ),
+    ("sd_notify", &["systemd.rs"]),
     ("serde_json", &["checkpoint.rs", "log/header.rs", "report/history.rs", "report/json.rs"]),
     ("serde_saphyr", &["web/config.rs"]),
     ("tokio_rustls", &["web/clients.rs", "web/serve.rs", "web/tls.rs"]),

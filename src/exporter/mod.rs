@@ -60,6 +60,8 @@ pub struct Exporter {
     scanner: Mutex<Scanner>,
     sampler: Mutex<Sampler>,
     peaks: Mutex<Peaks>,
+    /// When a sample was last taken.
+    sampled: Mutex<Instant>,
     listeners: Mutex<Listeners>,
     scans: Mutex<Scans>,
     /// The newest reading and when it began; held while one is made, so that there is one at a time.
@@ -125,6 +127,7 @@ impl Exporter {
             scanner: Mutex::default(),
             sampler: Mutex::default(),
             peaks: Mutex::default(),
+            sampled: Mutex::new(Instant::now()),
             listeners: Mutex::default(),
             scans: Mutex::default(),
             latest: Arc::default(),

@@ -1,6 +1,10 @@
 //! What happens between scrapes: the peaks of the processes, and the time at their limits.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     task::spawn_blocking,
@@ -14,7 +18,16 @@ use crate::{
     service::{Program, Service},
 };
 
+/// For a sample that takes milliseconds, with patience for a host that swaps.
+const STUCK_TIME: Duration = Duration::from_secs(10);
+
 impl Exporter {
+    /// Whether it is long since `/proc` was read, and with it the last scrape answered. Of the log nothing follows: a
+    /// file system that hangs leaves the rest at work, and no restart heals it.
+    pub fn is_stuck(&self) -> bool {
+        lock(&self.sampled).elapsed() > STUCK_TIME
+    }
+
     /// Samples Dovecot's processes for as long as it is polled.
     pub async fn keep_sampling(self: Arc<Self>) {
         let mut ticks = interval(SAMPLE_TIME);
@@ -40,6 +53,7 @@ impl Exporter {
         if let Some(programs) = programs {
             self.note_sample(&programs);
         }
+        *lock(&self.sampled) = Instant::now();
     }
 
     fn note_sample(&self, programs: &BTreeMap<Program, u64>) {

@@ -4,8 +4,9 @@
 #   install-packages.sh [all|demo]
 #
 #   demo  one Dovecot, one Prometheus and the tools the demonstration calls
-#   all   every server and tool the tests use, and a Debian 13 root directory
-#         whose Dovecot is of the 2.4 generation (Debian 12 has 2.3)
+#   all   every server and tool the tests use, and two root directories: Debian
+#         13, whose Dovecot is of the 2.4 generation (Debian 12 has 2.3), and
+#         Debian 12 with a systemd that boots, to install packages in
 #
 # Run it as root, on Debian 12 or later. Costs nothing if all is there.
 set -eu
@@ -16,14 +17,16 @@ all_packages="$demo_packages dovecot-pop3d dovecot-lmtpd dovecot-submissiond
     systemd acl bindfs debootstrap iproute2 procps gcc g++ libc6-dev
     prometheus-alertmanager chromium fonts-dejavu-core pngquant
     python3-jsonschema python3-venv tmux libmonitoring-plugin-perl
-    apache2-utils buildah podman runc uidmap binutils"
+    apache2-utils buildah podman runc uidmap binutils
+    systemd-container rpm lintian"
 # Often there is a newer one that is not Debian's, whose npm is no package.
 command -v node >/dev/null || all_packages="$all_packages nodejs"
 command -v npm >/dev/null || all_packages="$all_packages npm"
 
-root="${XDG_CACHE_HOME:-$HOME/.cache}/dovecot-capacity-exporter/trixie"
-root_packages="dovecot-imapd,dovecot-pop3d,dovecot-submissiond"
-root_packages="$root_packages,dovecot-managesieved,dovecot-lmtpd"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovecot-capacity-exporter"
+trixie_packages="dovecot-imapd,dovecot-pop3d,dovecot-submissiond"
+trixie_packages="$trixie_packages,dovecot-managesieved,dovecot-lmtpd"
+bookworm_packages="systemd,systemd-sysv,dbus,curl,procps,rpm,dovecot-imapd"
 
 export DEBIAN_FRONTEND=noninteractive
 
@@ -55,7 +58,9 @@ install_missing() {
     apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 $wanted
 }
 
+# make_root SUITE PACKAGES
 make_root() {
+    root=$cache/$1
     [ ! -e "$root" ] || return 0
     require_root "$root"
     mkdir -p "${root%/*}"
@@ -63,7 +68,7 @@ make_root() {
     unfinished=$(mktemp -d "$root.XXXXXX")
     trap 'rm -rf "$unfinished"' EXIT
     trap 'exit 1' HUP INT TERM
-    debootstrap --variant=minbase --include="$root_packages" trixie "$unfinished"
+    debootstrap --variant=minbase --include="$2" "$1" "$unfinished"
     chmod 755 "$unfinished"
     # Another run may have been faster; -T keeps mv from moving into its root.
     mv -T "$unfinished" "$root" || [ -d "$root" ]
@@ -77,7 +82,8 @@ demo)
 all)
     # shellcheck disable=SC2086
     install_missing $all_packages
-    make_root
+    make_root trixie "$trixie_packages"
+    make_root bookworm "$bookworm_packages"
     ;;
 *)
     echo "usage: $0 [all|demo]" >&2
