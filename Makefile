@@ -39,7 +39,7 @@ witness:
 documents:
 	cargo run --quiet --locked --example documents -- target/documents
 	{ echo "dovecot-capacity-exporter ($$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)-1) unstable; urgency=medium"; echo; \
-	  sed '1,/^## /d; /^## /,$$d; s/^[* ]/  &/; /^$$/d' CHANGELOG.md; echo; \
+	  sed '1,/^## /d; /^## /,$$d; /^$$/d' CHANGELOG.md | fold -s -w 74 | sed 's/^\* /  &/; t; s/^ */    /'; echo; \
 	  echo " -- $$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)  $$(date -R -u -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)})"; \
 	} > target/documents/changelog
 

@@ -26,7 +26,7 @@ command -v npm >/dev/null || all_packages="$all_packages npm"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovecot-capacity-exporter"
 trixie_packages="dovecot-imapd,dovecot-pop3d,dovecot-submissiond"
 trixie_packages="$trixie_packages,dovecot-managesieved,dovecot-lmtpd"
-bookworm_packages="systemd,systemd-sysv,dbus,curl,procps,rpm,dovecot-imapd"
+bookworm_packages="systemd,systemd-sysv,dbus,curl,procps,rpm,man-db,dovecot-imapd"
 
 export DEBIAN_FRONTEND=noninteractive
 
