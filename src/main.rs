@@ -135,8 +135,15 @@ fn run(config: Config) -> Result<(), String> {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let (stop, stopped) = watch::channel(());
         for listener in listeners {
-            let address = listener.local_addr().map_err(|error| format!("a socket has no address: {error}"))?;
-            tokio::spawn(serve::serve(listener, router.clone(), guard.clone(), slots.clone(), stopped.clone()));
+            let address =
+                listener.local_addr().map_err(|error| format!("a socket has no address: {error}"))?;
+            tokio::spawn(serve::serve(
+                listener,
+                router.clone(),
+                guard.clone(),
+                slots.clone(),
+                stopped.clone(),
+            ));
             info!(%address, "listening");
         }
         drop(stopped);

@@ -1,7 +1,7 @@
 """A Debian 12 with a real systemd, to install packages in: booted in a container within a second, gone without a trace.
 
 `install-packages.sh` makes its root directory, with the Dovecot of Debian. What is written goes to memory. It has a
-network of its own, with loopback only, and sees this repository at its own path, read-only.
+network of its own, with loopback only, and commands run in this repository, which it cannot write.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from lab import REPOSITORY, Series, Server, parse_metrics, process_stats, trixie
 
 UNIT = "dovecot-capacity-exporter"
 
+_REPOSITORY = "/repository"  # in the machine
+
 
 class Machine(Server):
     pid = 0  # of its systemd
@@ -27,7 +29,7 @@ class Machine(Server):
         self._spawn(
             [
                 *("systemd-nspawn", "--quiet", f"--directory={root}", "--volatile=overlay", "--boot"),
-                *("--private-network", f"--bind-ro={REPOSITORY}", "--console=pipe"),
+                *("--private-network", f"--bind-ro={REPOSITORY}:{_REPOSITORY}", "--console=pipe"),
                 # Without these two it would ask the systemd of this machine, which may have none.
                 *("--register=no", "--keep-unit"),
             ],
@@ -38,6 +40,9 @@ class Machine(Server):
         )
         self.pid = wait_until(self._init, 20, "systemd to start")
         wait_until(lambda: self.ask("systemctl is-system-running") == "running", 60, "systemd to be up")
+        # nspawn puts a boot id of its own over that of /proc, but a unit that protects kernel tunables gets a new /proc;
+        # journalctl --follow shows the entries of the boot that it sees there.
+        self.run("umount /proc/sys/kernel/random/boot_id && systemctl restart systemd-journald")
 
     def _init(self) -> int | None:
         assert self.process is not None
@@ -59,8 +64,8 @@ class Machine(Server):
         self._terminate(20)
 
     def _command(self, command: str) -> list[str]:
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", f"--wd={REPOSITORY}"]
-        clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8"]
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid"]
+        clean = ["env", f"--chdir={_REPOSITORY}", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8"]
         return [*enter, *clean, "bash", "-c", command]
 
     def run(self, command: str) -> str:
