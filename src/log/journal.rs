@@ -40,8 +40,9 @@ pub struct Journal {
     began: bool,
     /// Without a cursor, what is older than [`BACK`] is passed over, and all that is newer counts.
     back: bool,
-    /// The newest entry there was when we began, until that is read.
-    goal: Option<String>,
+    /// `journalctl` follows. Before that it shows what there is and ends: since systemd 250 --follow means the present
+    /// boot only, and entries of an earlier one may be unread.
+    follows: bool,
     child: Option<Child>,
     export: Export,
     block: Vec<u8>,
@@ -64,7 +65,7 @@ impl Journal {
             cursor,
             began,
             back,
-            goal: None,
+            follows: !began,
             child: None,
             export,
             block,
@@ -83,7 +84,7 @@ impl Journal {
 
     /// Whether all is read that was there when we began.
     pub fn is_caught_up(&self) -> bool {
-        self.goal.is_none()
+        self.follows || self.state.trouble.is_some()
     }
 
     /// What to wait for.
@@ -106,6 +107,7 @@ impl Journal {
             let stdout = self.child.as_mut().and_then(|child| child.stdout.as_mut());
             let Some(stdout) = stdout.filter(|_| ready) else { break };
             match stdout.read(&mut self.block) {
+                Ok(0) if !self.follows => self.finish(),
                 Ok(0) => self.give_up(),
                 Ok(length) => {
                     any = true;
@@ -119,7 +121,7 @@ impl Journal {
     }
 
     fn take(&mut self, length: usize, on_found: OnFound) {
-        let Self { block, export, state, cursor, goal, lines, .. } = self;
+        let Self { block, export, state, cursor, lines, .. } = self;
         let bytes = &block[..length];
         state.counts.bytes += bytes.len() as u64;
         state.last_read = Some(SystemTime::now());
@@ -138,8 +140,6 @@ impl Journal {
                 }
                 None => state.counts.oversized_lines += 1,
             }
-            // More may have come behind it already.
-            goal.take_if(|goal| *goal == entry.cursor);
             *cursor = Some(entry.cursor.clone());
         });
     }
@@ -152,21 +152,31 @@ impl Journal {
         if self.back && self.cursor.is_none() {
             matches.push(BACK.to_owned());
         }
-        if self.state.last_read.is_none() {
-            // Without a place in it, what counts is behind its newest entry, whoever sent that.
-            let newest = newest(if self.began { &matches } else { &[] });
-            match newest {
-                Ok(newest) if self.began => {
-                    self.goal = newest.filter(|newest| Some(newest) != self.cursor.as_ref());
-                }
+        if !self.began {
+            // Without a place in it, what counts is behind its newest entry. Of those that match: behind the cursor of
+            // another, journalctl passes over the first.
+            match newest(&matches) {
                 Ok(newest) => (self.cursor, self.began) = (newest, true),
                 Err(reason) => return self.fail(&reason),
             }
         }
         let after = self.cursor.iter().map(|cursor| format!("--after-cursor={cursor}"));
-        match journalctl().args(["--follow", "--no-tail"]).args(after).args(matches).spawn() {
+        let follow = ["--follow", "--no-tail"].iter().filter(|_| self.follows);
+        match journalctl().args(follow).args(after).args(matches).spawn() {
             Ok(child) => self.child = Some(child),
             Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    /// `journalctl` has shown what there was.
+    fn finish(&mut self) {
+        match self.child.as_mut().map(Child::wait) {
+            Some(Ok(status)) if status.success() => {
+                self.child = None;
+                self.follows = true;
+                self.start();
+            }
+            _ => self.give_up(),
         }
     }
 
@@ -179,7 +189,6 @@ impl Journal {
     }
 
     fn fail(&mut self, reason: &str) {
-        self.goal = None;
         self.state.counts.read_errors += 1;
         self.state.trouble = Some(format!(
             "journalctl cannot follow the journal ({reason}): let the user of the exporter read it, as a member of the group systemd-journal"
@@ -210,12 +219,8 @@ fn journalctl() -> Command {
 
 /// The newest entry that matches; nothing if there is none.
 fn newest(matches: &[String]) -> Result<Option<String>, String> {
-    // With --since, the first lines would be the oldest ones.
-    let output = journalctl()
-        .args(["--reverse", "--lines=1"])
-        .args(matches)
-        .output()
-        .map_err(|error| error.to_string())?;
+    let newest = ["--reverse", "--lines=1"];
+    let output = journalctl().args(newest).args(matches).output().map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(last_line(&output.stderr, output.status));
     }
