@@ -426,7 +426,7 @@ def fleet() -> Json:
                        "half of it is left out. One host may be full while the fleet is not.",
                        [target(f"sum by (service) ({of_logins} and {for_logins}) / sum by (service) ({for_logins} and {of_logins})", "{{service}}")],
                        unit="percentunit", thresholds=FULLNESS, overrides=OF_SERVICES,
-                       maxDataPoints=40,  # each is dear where there are a thousand hosts
+                       maxDataPoints=30,  # each is dear where there are a thousand hosts
                        custom={"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": 1.05})),
             (12, table("Which hosts are not fully seen?",
                        "Exporters that do not answer (no source), and sources that an exporter cannot read. Why is in its log and on its "
