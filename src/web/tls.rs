@@ -238,7 +238,10 @@ pub fn certificates((name, text): &Named) -> Result<Vec<CertificateDer<'static>>
             Err(format!("{name} has no certificate: give one in PEM, with its chain"))
         }
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(format!("{name} is broken ({error}): give a certificate in PEM, with its chain")),
+        // The error has a whole line, and if the lines have run together that is the key as well.
+        Err(_) => Err(format!(
+            "{name} is broken: give a certificate in PEM, with its chain and with its line breaks"
+        )),
     }
 }
 
