@@ -17,6 +17,8 @@ use serde::Deserialize;
 
 use super::tls::{self, ClientAuth, Curve, Suite, Tls, Version};
 
+/// A check of cost 17 takes 6 s, of the 10 that Prometheus waits, and all other checks wait for it.
+const MAX_COST: u32 = 16;
 /// Most bytes of a file that is read again at each request.
 const MAX_FILE: u64 = 1 << 20;
 /// The headers that may be set, as they are to be written, and the values they may have if not any.
@@ -39,7 +41,12 @@ pub struct WebConfig {
     pub users: HashMap<String, String>,
     /// How many requests are answered.
     pub rate: Option<Rate>,
+    /// What the file says about who gets in.
+    pub gates: Vec<Gate>,
 }
+
+/// A field that is written, and whether it keeps anybody out.
+pub type Gate = (&'static str, bool);
 
 /// One request in each `interval`, and `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,11 +113,13 @@ impl TryFrom<String> for Hash {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        // Verification takes no others.
-        let valid = HashParts::from_str(&text).is_ok_and(|hash| (4..=31).contains(&hash.get_cost()));
-        valid.then_some(Self(text)).ok_or(
-            "a value of basic_auth_users is no bcrypt hash: make one with `htpasswd -nBC 10 \"\" | tr -d ':\\n'`",
-        )
+        match HashParts::from_str(&text) {
+            Ok(hash) if (4..=MAX_COST).contains(&hash.get_cost()) => Ok(Self(text)),
+            Ok(_) => Err("the cost of a hash in basic_auth_users is not from 4 to 16: make it with 10"),
+            Err(_) => Err(
+                "a value of basic_auth_users is no bcrypt hash: make one with `htpasswd -nBC 10 \"\" | tr -d ':\\n'`",
+            ),
+        }
     }
 }
 
@@ -151,6 +160,7 @@ pub fn read(file: &Path, texts: &mut Texts) -> Result<WebConfig, String> {
         format!("{} cannot be read ({error}): correct it or --web.config.file", file.display())
     })?;
     let root = parse(&text).map_err(failed)?;
+    let gates = gates(&root);
     let http = root.http_server_config.unwrap_or_default();
     let headers = headers(http.headers.unwrap_or_default()).map_err(|what| failed(format!(": {what}")))?;
     let users = root.basic_auth_users.unwrap_or_default();
@@ -160,7 +170,16 @@ pub fn read(file: &Path, texts: &mut Texts) -> Result<WebConfig, String> {
     let mut named = |path: &str| read_text(&folder.join(path), texts).map_err(|error| error.to_string());
     let tls = tls::build(root.tls_server_config.unwrap_or_default(), &mut named)
         .map_err(|what| failed(format!(": {what}")))?;
-    Ok(WebConfig { tls, headers, users, rate })
+    Ok(WebConfig { tls, headers, users, rate, gates })
+}
+
+fn gates(root: &Root) -> Vec<Gate> {
+    let tls = root.tls_server_config.as_ref();
+    let users = root.basic_auth_users.as_ref().map(|users| ("basic_auth_users", !users.is_empty()));
+    let auth = tls.and_then(|tls| tls.client_auth_type);
+    let auth = auth.map(|auth| ("client_auth_type", auth != ClientAuth::None));
+    let names = tls.and_then(|tls| tls.client_allowed_sans.as_ref()).map(|_| ("client_allowed_sans", true));
+    users.into_iter().chain(auth).chain(names).collect()
 }
 
 /// Whether each of `texts` is still what is in its file.

@@ -205,10 +205,11 @@ impl Live {
         let mut texts = Texts::new();
         let config = config::read(&self.file, &mut texts)?;
         let file = self.file.display();
-        // Half of the file would let everybody in.
-        if texts.iter().take(1).any(|(_, text)| text.is_empty()) {
+        // It may be half of a file, which would let everybody in.
+        let still = |field: &str| config.gates.iter().any(|(now, _)| *now == field);
+        if let Some((field, _)) = self.config.gates.iter().find(|(field, shut)| *shut && !still(field)) {
             return Err(format!(
-                "{file} is empty now: write it again, or restart the exporter to run without"
+                "{file} has no {field} any more: write it again, or restart the exporter to run without"
             ));
         }
         if config.tls.is_some() != self.config.tls.is_some() {
@@ -258,7 +259,36 @@ pub async fn aside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Sen
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    /// Half of a file, as a reader may see it while it is written.
+    #[test]
+    fn a_file_that_lost_its_end_lets_nobody_in() {
+        const USERS: &str =
+            "basic_auth_users:\n  a: $2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG\n";
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("web.yml");
+        let write = |text: &str| fs::write(&file, text).expect("a file");
+        let whole = format!("http_server_config:\n  http2: false\n{USERS}");
+        write(&whole);
+        let guard = Guard::new(&file).expect("it is good");
+        let read = || guard.live.try_lock().expect("nobody else").read();
+        for cut in (0..whole.len()).filter(|cut| whole.is_char_boundary(*cut)) {
+            write(&whole[..cut]);
+            let users = read().map_or(1, |(config, _)| config.users.len());
+            assert_eq!(users, 1, "{:?} lets everybody in", &whole[..cut]);
+        }
+        write("http_server_config:\n");
+        let error = read().expect_err("everybody would get in");
+        assert!(error.contains("has no basic_auth_users any more"), "{error}");
+        // Whoever wants that says so, and nothing is missed later.
+        write("basic_auth_users: {}");
+        guard.live.try_lock().expect("nobody else").look();
+        write("");
+        read().expect("nobody was kept out");
+    }
 
     #[test]
     fn a_bucket_fills_with_time() {

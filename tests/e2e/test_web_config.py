@@ -118,6 +118,7 @@ STRICTER = {
     "no authority: Go would take the system's": TLS + "  client_auth_type: RequireAndVerifyClientCert\n",
     "no authority in the file: nobody could connect": TLS + "  client_auth_type: VerifyClientCertIfGiven\n"
     "  client_ca_file: server.key\n",
+    "a cost that keeps everybody waiting": f"basic_auth_users: {{a: {HASH.replace('$05$', '$17$')}}}",
     "a second document, which Go overlooks": f"---\n---\nbasic_auth_users: {{a: {HASH}}}",
 }  # fmt: skip
 # ... and what we take though this promtool does not: what exporter-toolkit got after it, and one of our YAML's freedoms.
@@ -300,10 +301,13 @@ class TwinDoors(unittest.TestCase):
         self.assertTrue(self.agree("http").startswith("401"))
         told = [line for line in self.exporter.stderr if "nobody is let in" in line]
         self.assertEqual(len(told), 2, told)
-        # Prometheus looks at hashes at its start only; and an empty file, maybe half a one, opens it to everybody.
-        for broken in ("basic_auth_users: {alice: again}", ""):
+        # Prometheus looks at hashes at its start only; and half a file opens it to everybody.
+        for broken in ("basic_auth_users: {alice: again}", "", "http_server_config:\n", "basic_auth_users:\n"):
             (self.folder / "web.yml").write_text(broken)
             self.assertEqual(curl(f"http://{self.exporter.address}/-/healthy"), "500")
+        # Who says that nobody is to be asked, means it.
+        (self.folder / "web.yml").write_text("basic_auth_users: {}")
+        self.assertEqual(self.agree("http"), "200")
 
     def s_client(self, *flags: str | Path) -> str:
         """What the exporter and openssl agreed on, and "answered" if a request was."""
@@ -330,6 +334,32 @@ class TwinDoors(unittest.TestCase):
                         self.assertEqual(self.agree("https", *tls, *shown), "200" if passes else "no answer")
                         said = self.s_client(f"-tls{version.replace('.', '_')}", *shown_too)
                         self.assertEqual("HTTP/1.0 200 OK" in said or "HTTP/1.1 200 OK" in said, bool(passes), said)
+        # Half a file asks nobody for a certificate, which lets nobody in; who says so, means it.
+        for half in (TLS, f"{TLS}  client_auth_type:\n"):
+            self.folder.write("web.yml", half)
+            self.assertNotIn("200 OK", self.s_client())
+        self.folder.write("web.yml", f"{TLS}  client_auth_type: NoClientCert\n")
+        self.assertEqual(self.agree("https"), "200")
+
+    def test_chains_and_purposes_of_client_certificates(self) -> None:
+        self.twins(f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n{CLIENT_CA}")
+        leaf = "basicConstraints=CA:FALSE"
+        self.folder.issue("between", "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign", by="ca")
+        self.folder.issue("below", leaf, by="between")
+        self.folder.issue("forged", leaf, by="client")
+        self.folder.issue("of-clients", leaf, "extendedKeyUsage=clientAuth", by="ca")
+        self.folder.issue("of-servers", leaf, "extendedKeyUsage=serverAuth", by="ca")
+        for name, shown, status in (
+            ("below", ("below",), "no answer"),
+            ("below", ("below", "between"), "200"),
+            ("forged", ("forged", "client"), "no answer"),
+            ("stranger", ("stranger", "client"), "no answer"),
+            ("of-clients", ("of-clients",), "200"),
+            ("of-servers", ("of-servers",), "no answer"),
+        ):
+            with self.subTest(shown):
+                chain = self.folder.write("chain.pem", b"".join((self.folder / f"{part}.pem").read_bytes() for part in shown))
+                self.assertEqual(self.agree("https", "--cert", chain, "--key", self.folder / f"{name}.key"), status)
 
     def test_names_of_clients(self) -> None:
         self.folder = folder = Folder(self.enterContext)
@@ -350,6 +380,9 @@ class TwinDoors(unittest.TestCase):
                         url = f"https://{exporter.address}/-/healthy"
                         answer = curl(url, "--cacert", folder / "ca.pem", *pair)
                         self.assertEqual(answer, "200" if passes else "no answer")
+        # Half a file names nobody, which is not everybody.
+        folder.write("web.yml", f"{TLS}{CLIENT_CA}  client_auth_type: RequireAnyClientCert\n  client_allowed_sans:\n")
+        self.assertEqual(curl(url, "--cacert", folder / "ca.pem", *pair), "no answer")
 
     def test_versions_suites_and_curves(self) -> None:
         self.twins(TLS)
@@ -407,6 +440,20 @@ class TwinDoors(unittest.TestCase):
 
 
 class Scrapes(unittest.TestCase):
+    def test_healthcheck(self) -> None:
+        """Where TLS and passwords are asked for, of which it has none."""
+        folder = Folder(self.enterContext)
+        folder.issue_all()
+        users = f"basic_auth_users: {{alice: {HASH}}}\n"
+        for text in (users, f"{TLS}  client_auth_type: RequireAnyClientCert\n{users}"):
+            folder.write("web.yml", text)
+            exporter = self.enterContext(folder.exporter())
+            check = (exporter_path(), "healthcheck", f"--web.listen-address={exporter.address}")
+            with self.subTest(text):
+                self.assertEqual(run(*check).returncode, 0)
+                exporter.stop()
+                self.assertNotEqual(run(*check).returncode, 0)
+
     def test_prometheus(self) -> None:
         """Over TLS of either side, with a password, at the least that a careful file allows."""
         folder = Folder(self.enterContext)

@@ -78,6 +78,11 @@ fn says_what_is_missing() {
             "tls_server_config: {cert: c, key: k}",
             "web.yml: cert has no certificate: give one in PEM, with its chain",
         ),
+        // Its lines run together: what follows may be the key.
+        (
+            "tls_server_config:\n  cert: >\n    -----BEGIN CERTIFICATE-----\n    MII\n  key: k\n",
+            "web.yml: cert is broken: give a certificate in PEM, with its chain and with its line breaks",
+        ),
     ] {
         assert_eq!(check(text).err().as_deref(), Some(error), "{text}");
     }
@@ -132,13 +137,21 @@ fn reads_what_is_said() {
 #[test]
 fn hashes_are_bcrypts() {
     let changed = |from: &str, to: &str| HASH.replacen(from, to, 1);
-    for good in [HASH.to_owned(), changed("$2y", "$2a"), changed("$2y", "$2b"), changed("$10$", "$04$")] {
+    for good in [
+        HASH.to_owned(),
+        changed("$2y", "$2a"),
+        changed("$2y", "$2b"),
+        changed("$10$", "$04$"),
+        changed("$10$", "$16$"),
+    ] {
         assert!(check(&format!("basic_auth_users: {{a: {good}}}")).is_ok(), "{good}");
     }
     for bad in [
         changed("$2y", "$1"),
         changed("$10$", "$03$"),
         changed("$10$", "$32$"),
+        changed("$10$", "$17$"),
+        changed("$10$", "$31$"),
         changed("$10$", "$1$"),
         changed("zG", "z"),
         format!("{HASH}x"),
