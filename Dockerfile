@@ -25,12 +25,12 @@ RUN touch src/main.rs src/lib.rs && \
 COPY --from=sbom-tool /usr/local/cargo/bin/cargo-cyclonedx /usr/local/cargo/bin/
 ARG SOURCE_DATE_EPOCH
 RUN cargo cyclonedx --format json --spec-version 1.5 --no-build-deps --override-filename sbom.cdx && \
-    mv sbom.cdx.json /out/ && mkdir /empty
+    mv sbom.cdx.json /out/
+# A volume for --state.file takes its owner from this folder. COPY --chown would give away /var as well.
+RUN mkdir -p /out/var/lib && install -d -o 65532 -g 65532 /out/var/lib/dovecot-capacity-exporter
 
 FROM scratch
 COPY --from=build /out/ /
-# A volume for --state.file takes its owner from this folder.
-COPY --from=build --chown=65532:65532 /empty /var/lib/dovecot-capacity-exporter
 ARG VERSION
 ARG REVISION
 LABEL org.opencontainers.image.title="dovecot-capacity-exporter" \
