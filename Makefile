@@ -8,6 +8,7 @@
 # make manifests  kubernetes/monitoring anew, from alerts/
 # make image  the container image, by ENGINE (podman; or docker)
 # make reproducible  builds the last commit twice, in different places, and compares: two slow builds, for releases
+# make tagged fails unless the last commit has the tag of its version, for releases
 # make golden the golden pages and docs/METRICS.md anew; read the difference
 
 CARGO_DENY = 0.20.2
@@ -16,11 +17,13 @@ CARGO_DEB = 3.8.0
 CARGO_GENERATE_RPM = 0.21.1
 # Tools that run for seconds: building them takes 2 min of CPU time so, and 6 min otherwise.
 QUICKLY = CARGO_PROFILE_RELEASE_OPT_LEVEL=0
+# Without cargo: who builds the image needs no Rust.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 # Packages before builds, builds before tests.
 .NOTPARALLEL:
 
-.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests image reproducible build packages demo-packages witness \
+.PHONY: test lint unit fuzz e2e demo soak bench pictures golden manifests image reproducible tagged build packages demo-packages witness \
 	documents deb rpm
 
 test: packages lint unit fuzz e2e
@@ -89,7 +92,7 @@ pictures: packages
 # BUILDAH_FORMAT: the other format, podman's own, has no HEALTHCHECK.
 image:
 	BUILDAH_FORMAT=docker $(ENGINE) build --tag localhost/dovecot-capacity-exporter \
-		--build-arg VERSION="$$(cargo pkgid | sed 's/.*[#@]//')" --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg VERSION="$(VERSION)" --build-arg REVISION="$$(git rev-parse HEAD)" \
 		--build-arg SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" .
 
 reproducible:
@@ -97,6 +100,10 @@ reproducible:
 
 golden:
 	UPDATE_GOLDEN=1 cargo test --locked --test golden --test metrics_doc
+
+# Whether the commit has the tag of its version.
+tagged:
+	git tag --points-at HEAD | grep -Fqx "v$(VERSION)"
 
 manifests:
 	python3 kubernetes/generate.py
