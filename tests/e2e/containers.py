@@ -5,7 +5,7 @@ The images are stand-ins, made once per machine and kept in ~/.cache:
 - docker.io/library/rust: what its slim flavour has of Debian 12, gcc above all. Toolchain, crates and certificates are
   this machine's, mounted when it is used.
 - docker.io/dovecot/dovecot: Debian 13's Dovecot 2.4 where the image has its own build, run as vmail like it, but without
-  tini before it.
+  tini before it. Those of its programs that have file capabilities there have them here.
 - docker.io/library/busybox: the same Debian 13.
 
 Everything runs in the network name space of the test (`own_network`), so all ports are free in it.
@@ -13,14 +13,17 @@ Everything runs in the network name space of the test (`own_network`), so all po
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import functools
 import json
 import os
 import shlex
+import struct
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lab import REPOSITORY, trixie_root
@@ -29,14 +32,16 @@ CACHE = trixie_root().parent
 IMAGE = "localhost/dovecot-capacity-exporter"
 _RUN = Path("/run/dovecot-capacity-exporter")
 _STORE = ["--root", str(CACHE / "containers"), "--runroot", str(_RUN)]
-# crun takes no mixed control groups, and nobody runs health checks where systemd does not.
+# crun takes no mixed control groups, and no timer starts health checks where systemd does not run.
 _PODMAN = ["/usr/bin/podman", *_STORE, "--tmpdir", str(_RUN / "libpod"), "--events-backend=file"]
 _PODMAN += ["--cgroup-manager=cgroupfs", "--runtime=/usr/sbin/runc"]
 # A container in this one may not raise limits.
 _NETWORK = "--network=host"
-_RUN_FLAGS = ["--pull=never", "--no-healthcheck", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]
+_RUN_FLAGS = ["--pull=never", "--health-interval=disable", "--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]
 _CLONE_NEWNET = 0x40000000
-_TRIXIE_NAMES = ("docker.io/dovecot/dovecot", "docker.io/library/busybox")
+# cap_sys_chroot+ep, as the kernel keeps it (struct vfs_cap_data). The first word is the version, and that it is effective:
+# who may not have the capability may then not even start the program.
+_SYS_CHROOT = struct.pack("<5I", 0x0200_0001, 1 << 18, 0, 0, 0)
 
 
 def run(*command: str | Path, **options: object) -> str:
@@ -122,15 +127,22 @@ def _commit(root: Path, image: str, *config: str, prepare: str = "") -> None:
     with tempfile.NamedTemporaryFile(suffix=".tar", dir=CACHE) as archive:
         leave_out = [f"--exclude=./{path}" for path in ("tmp/*", "run/*", "proc/*", "var/cache/apt/*", "var/lib/apt/lists/*")]
         run("tar", "-C", root, *leave_out, "-cf", archive.name, ".")
-        container = buildah("from", "scratch").strip()
-        try:
+        with _container("scratch", image, *config) as container:
             buildah("add", "--quiet", container, archive.name, "/")
             if prepare:
                 run("chroot", buildah("mount", container).strip(), "sh", "-ec", prepare)
-            buildah("config", *config, container)
-            buildah("commit", "--quiet", container, image)
-        finally:
-            buildah("rm", container)
+
+
+@contextlib.contextmanager
+def _container(base: str, image: str, *config: str) -> Iterator[str]:
+    """A container of one image, to make another of."""
+    container = buildah("from", "--pull-never", base).strip()
+    try:
+        yield container
+        buildah("config", *config, container)
+        buildah("commit", "--quiet", container, image)
+    finally:
+        buildah("rm", container)
 
 
 def make_rust(image: str) -> None:
@@ -142,17 +154,23 @@ def make_rust(image: str) -> None:
         _commit(Path(folder), image, f"--env={path}", "--env=CARGO_HOME=/usr/local/cargo")
 
 
-def make_of_trixie(image: str) -> None:
-    """Stand-ins for the images that compose.yaml runs beside ours."""
-    name = image.partition(":")[0]
-    if name not in _TRIXIE_NAMES:
-        raise ValueError(f"nothing stands in for {image}")
+def make_busybox(image: str) -> None:
+    """With the user and the folders that Dovecot's has, for make_dovecot."""
     if _exists(image):
         return
     prepare = "groupadd -g 1000 vmail; useradd -u 1000 -g vmail -d /nonexistent vmail; chmod 1777 /run"
     prepare += "; install -d -o vmail -g vmail /srv/vmail"
-    config = ["--user=vmail", '--cmd=["/usr/sbin/dovecot", "-F"]'] if name.endswith("/dovecot") else []
-    _commit(trixie_root(), image, *config, prepare=prepare)
+    _commit(trixie_root(), image, "--cmd=/bin/sh", prepare=prepare)
+
+
+def make_dovecot(image: str, base: str) -> None:
+    """From the stand-in for busybox."""
+    if _exists(image):
+        return
+    with _container(base, image, "--user=vmail", '--cmd=["/usr/sbin/dovecot", "-F"]') as container:
+        root = buildah("mount", container).strip()
+        for program in ("anvil", "imap-login"):
+            os.setxattr(f"{root}/usr/lib/dovecot/{program}", "security.capability", _SYS_CHROOT)
 
 
 @functools.cache

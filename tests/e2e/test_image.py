@@ -49,8 +49,9 @@ def setUpModule() -> None:
 
     dockerfile = (REPOSITORY / "Dockerfile").read_text()
     containers.make_rust(re.search(r"^ARG RUST_IMAGE=(\S+)$", dockerfile, re.M)[1])
-    for service in ("dovecot", "log"):
-        containers.make_of_trixie(COMPOSE["services"][service]["image"])
+    dovecot, busybox = (COMPOSE["services"][service]["image"] for service in ("dovecot", "log"))
+    containers.make_busybox(busybox)
+    containers.make_dovecot(dovecot, busybox)
     run("make", "image", cwd=REPOSITORY)
     containers.own_network()
 
@@ -119,8 +120,9 @@ class Image(unittest.TestCase):
     def test_files(self) -> None:
         files = {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
         self.assertEqual(files, {PROGRAM.strip("/"), "sbom.cdx.json"})
-        state = Path(f"{self.root}{STATE}").stat()
-        self.assertEqual(f"{state.st_uid}:{state.st_gid}", self.image["Config"]["User"])
+        owners = {str(path): f"{path.stat().st_uid}:{path.stat().st_gid}" for path in [self.root, *self.root.rglob("*")]}
+        self.assertEqual(owners.pop(f"{self.root}{STATE}"), self.image["Config"]["User"])
+        self.assertEqual(set(owners.values()), {"0:0"}, owners)
 
     def test_size(self) -> None:
         self.assertLess(self.image["Size"], 10_000_000)
@@ -152,6 +154,11 @@ class Image(unittest.TestCase):
         self.assertEqual(config["Entrypoint"], [PROGRAM])
         self.assertEqual(self.image["Healthcheck"]["Test"], ["CMD", PROGRAM, "healthcheck"])
 
+    def test_made_without_rust(self) -> None:
+        """Where the engine is all there is, the labels are the same."""
+        said = run("make", "--silent", "image", "ENGINE=echo", cwd=REPOSITORY, env={"PATH": "/usr/bin:/bin"})
+        self.assertIn(f"VERSION={self.image['Config']['Labels']['org.opencontainers.image.version']} ", said)
+
     def test_bill_of_materials(self) -> None:
         """It names every crate that is linked, this one's version, and nothing that Cargo.lock does not know."""
         bill = json.loads((self.root / "sbom.cdx.json").read_text())
@@ -171,7 +178,9 @@ class Beside(unittest.TestCase):
 
     def setUp(self) -> None:
         self.addCleanup(containers.clear)
-        podman_run("--rm", *compose_flags("log"))
+        # Again, as each `up` does.
+        for _ in range(2):
+            podman_run("--rm", *compose_flags("log"))
         podman_run("--detach", *compose_flags("dovecot"))
         self.log_folder = podman("volume", "inspect", "--format={{.Mountpoint}}", "log").strip()
         self.log = Path(self.log_folder, "dovecot.log")
@@ -212,6 +221,8 @@ class Compose(Beside):
         self.clients.pre_auth(7)
         wait_until(lambda: self.agree("dovecot_service_processes", "process_count"), PATIENCE, "doveadm's counts")
         self.assertEqual(by_service("dovecot_service_processes")[SERVICE], 7)
+        running = {service for service, count in self.told("process_count").items() if count}
+        self.assertLessEqual(running | {SERVICE, "imap"}, set(by_service("dovecot_service_processes")))
         self.assertTrue(self.agree("dovecot_service_process_limit", "process_limit"))
         self.assertTrue(self.agree("dovecot_service_client_limit", "client_limit"))
         for source in ("procfs", "log", "limits"):
@@ -256,6 +267,8 @@ class Compose(Beside):
     def test_health(self) -> None:
         check = ["exec", "exporter", PROGRAM, "healthcheck"]
         self.assertEqual(podman(*check), "")
+        # The image's own.
+        podman("healthcheck", "run", "exporter")
         with self.assertRaisesRegex(RuntimeError, "1: .*no exporter answers on :1 .*--web.listen-address"):
             podman(*check, "--web.listen-address=:1")
 
@@ -287,6 +300,20 @@ class Configuration(unittest.TestCase):
         containers.check_schema("vendor.compose-spec", REPOSITORY / "compose.yaml")
         for workflow in (REPOSITORY / ".github/workflows").iterdir():
             containers.check_schema("vendor.github-workflows", workflow)
+
+    def test_tag_of_another_version(self) -> None:
+        """What the release begins with."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("Makefile", "Cargo.toml"):
+                shutil.copy(REPOSITORY / name, folder)
+            version = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["package"]["version"]
+            run("git", "init", "--quiet", cwd=folder)
+            run("git", "-c", "user.name=a", "-c", "user.email=a", "commit", "--quiet", "--allow-empty", "-m", "a", cwd=folder)
+            run("git", "tag", f"v{version}0", cwd=folder)
+            with self.assertRaises(RuntimeError):
+                run("make", "tagged", cwd=folder)
+            run("git", "tag", f"v{version}", cwd=folder)
+            run("make", "tagged", cwd=folder)
 
     def test_what_is_mounted_is_there(self) -> None:
         named = [place for service in COMPOSE["services"] for place, _ in self.mounts(service)]
