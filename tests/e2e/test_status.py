@@ -427,6 +427,8 @@ class Status:
                 return made.stdout
 
             command = " ".join([str(exporter_path()), "status", "--watch=1", "--top=2", *flags(dovecot)])
+            # tmux itself does not always tell the exit code.
+            command = f"trap : INT; {command}; echo ended with $?"
             terminal("new-session", "-d", "-x", "80", "-y", "24", command, ";", "set-option", "remain-on-exit", "on")
             try:
                 full = wait_until(
@@ -455,9 +457,7 @@ class Status:
                     "lines that are cut",
                 )
                 terminal("send-keys", "C-c")
-                wait_until(
-                    lambda: terminal("display-message", "-p", "#{pane_dead} #{pane_dead_status}") == "1 130\n", PATIENCE, "the end"
-                )
+                wait_until(lambda: "ended with 130\n" in terminal("capture-pane", "-p"), PATIENCE, "the end")
             finally:
                 terminal("kill-server")
 
