@@ -188,8 +188,9 @@ class Handshakes(unittest.TestCase):
                     client.shutdown(socket.SHUT_WR)
                     answer = b"".join(iter(lambda: client.recv(4096), b""))
                     self.assertNotIn(b"200 OK", answer)
-                except ConnectionError:
-                    pass
+                except OSError as error:
+                    # The exporter may have closed before all was said; to be kept waiting is another matter.
+                    self.assertNotIsInstance(error, TimeoutError)
         self.assertEqual(self.scrape()[0], 200)
 
     def test_a_certificate_replaced_under_load(self) -> None:
