@@ -36,6 +36,8 @@ pub struct Journal {
     identifier: String,
     /// The newest entry that was read; without one everything is new.
     cursor: Option<String>,
+    /// That one as `journalctl` was given it, until it has shown its first.
+    given: Option<String>,
     /// Whether it is known where the journal ended when we began.
     began: bool,
     /// Without a cursor, what is older than [`BACK`] is passed over, and all that is newer counts.
@@ -63,6 +65,7 @@ impl Journal {
         let mut journal = Self {
             identifier,
             cursor,
+            given: None,
             began,
             back,
             follows: !began,
@@ -121,12 +124,15 @@ impl Journal {
     }
 
     fn take(&mut self, length: usize, on_found: OnFound) {
-        let Self { block, export, state, cursor, lines, .. } = self;
+        let Self { block, export, state, cursor, given, lines, .. } = self;
         let bytes = &block[..length];
         state.counts.bytes += bytes.len() as u64;
         state.last_read = Some(SystemTime::now());
         state.trouble = None;
         export.take(bytes, &mut |entry| {
+            if given.take().is_some_and(|given| entry_of(&given) == entry_of(&entry.cursor)) {
+                return;
+            }
             state.counts.lines += 1;
             match &entry.message {
                 Some(message) => {
@@ -153,16 +159,18 @@ impl Journal {
             matches.push(BACK.to_owned());
         }
         if !self.began {
-            // Without a place in it, what counts is behind its newest entry. Of those that match: behind the cursor of
-            // another, journalctl passes over the first.
+            // Without a place in it, what counts is behind its newest entry.
             match newest(&matches) {
                 Ok(newest) => (self.cursor, self.began) = (newest, true),
                 Err(reason) => return self.fail(&reason),
             }
         }
-        let after = self.cursor.iter().map(|cursor| format!("--after-cursor={cursor}"));
+        // Not --after-cursor: that of systemd 252 passes over an entry even if it is not the cursor's, as when that one
+        // was vacuumed away, or is of an earlier boot.
+        self.given.clone_from(&self.cursor);
+        let from = self.cursor.iter().map(|cursor| format!("--cursor={cursor}"));
         let follow = ["--follow", "--no-tail"].iter().filter(|_| self.follows);
-        match journalctl().args(follow).args(after).args(matches).spawn() {
+        match journalctl().args(follow).args(from).args(matches).spawn() {
             Ok(child) => self.child = Some(child),
             Err(error) => self.fail(&error.to_string()),
         }
@@ -215,6 +223,12 @@ fn journalctl() -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// What a cursor tells of its entry itself. What is before it tells of the file: an entry that moves from /run to /var
+/// gets another number there.
+fn entry_of(cursor: &str) -> &str {
+    cursor.find(";b=").map_or(cursor, |at| &cursor[at..])
 }
 
 /// The newest entry that matches; nothing if there is none.

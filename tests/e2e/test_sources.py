@@ -273,6 +273,23 @@ class OfJournal(OfFullServices):
         left = self.journald.entries(f"SYSLOG_IDENTIFIER={self.identifier}", "_UID=0")
         self.assertLess(len(left), len(self.entries))
 
+    def test_the_last_entry_is_gone(self: unittest.TestCase) -> None:
+        """Vacuumed away while no exporter ran; all that came behind it counts."""
+        logger = [*self.room.enter, "logger", "-p", "mail.warning", "-t", self.identifier, WARNING]
+        wait_until(self.state.exists, PATIENCE, "the first state")
+        subprocess.run(logger, check=True)
+        wait_until(lambda: counted(self.exporter.metrics()).get("imap-login") == 1, PATIENCE, "the warning")
+        self.exporter.stop()
+        before = self.journald.entries("_TRANSPORT=syslog")
+        self.journald.journalctl("--rotate")
+        for _ in range(2):
+            subprocess.run(logger, check=True)
+        self.journald.journalctl("--sync")
+        self.journald.journalctl("--vacuum-files=1")
+        self.assertFalse(before.keys() & self.journald.entries().keys())
+        self.exporter.start()
+        wait_until(lambda: counted(self.exporter.metrics()).get("imap-login") == 3, PATIENCE, "those behind it")
+
     def test_restarts(self: unittest.TestCase) -> None:
         # Who has no state yet begins anew.
         wait_until(self.state.exists, PATIENCE, "the first state")
