@@ -248,6 +248,12 @@ class Debian(unittest.TestCase):
         status = machine.run(f"grep -E '^(Uid|Cap)' /proc/{machine.show(UNIT, 'MainPID')}/status").split()
         self.assertEqual(status[:5], ["Uid:", "0", "0", "0", "0"])
         self.assertEqual({word for word in status[5:] if "Cap" not in word}, {"0" * 16})
+        # systemd trusts root's uid on its sockets, capabilities or not.
+        ask = "setpriv --bounding-set=-all --inh-caps=-all systemd-run --wait touch /root/taken"
+        inside = f"nsenter --target={machine.show(UNIT, 'MainPID')} --mount --user --preserve-credentials"
+        self.assertIn("Failed to connect to bus", machine.ask(f"{inside} {ask}"))
+        machine.run("test ! -e /root/taken")
+        machine.run("systemd-run --wait touch /root/taken && test -e /root/taken")
         self.assertEqual(machine.ask(f"systemd-analyze verify {UNIT}.service"), "")
         (revert,) = re.findall(r"`(systemctl revert .*?)`", INSTALL)
         machine.run(f"{revert} && systemctl restart {UNIT}")
