@@ -401,6 +401,7 @@ def weeks_of_tests() -> dict[str, Any]:
             "dovecot_capacity_trend",
             "dovecot_capacity_hours",
             "dovecot_capacity_week",
+            "dovecot_capacity_days",
             "dovecot_capacity_growth",
         ],
         "tests": [*growth(), *leak(), *edges(), *quiet(), *restarts(), *missing()],
