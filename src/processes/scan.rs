@@ -327,7 +327,8 @@ fn choose(mut families: Vec<Family>, wanted: &Wanted) -> Result<Option<Family>, 
     if let Some(index) = families.iter().position(|family| Some(family.master.pid) == wanted.pid) {
         return Ok(Some(families.swap_remove(index)));
     }
-    // A master has at least its log process; what has nothing is a `dovecot reload` or has just started.
+    // A master has at least its log process; what has nothing is a `dovecot reload` or has just started, and only
+    // `master.pid` tells whose it is.
     if families.iter().any(|family| !family.services.is_empty()) {
         families.retain(|family| !family.services.is_empty());
     }
@@ -336,7 +337,7 @@ fn choose(mut families: Vec<Family>, wanted: &Wanted) -> Result<Option<Family>, 
     }
     if let Some(name) = &wanted.instance_name {
         let prefix = if name.starts_with("dovecot") { name.clone() } else { format!("dovecot-{name}") };
-        families.retain(|family| family.services.is_empty() || family.master.instances.contains(&prefix));
+        families.retain(|family| family.master.instances.contains(&prefix));
     }
     if families.len() > 1 {
         return Err(Blind::SeveralMasters(families.into_iter().map(|family| family.master).collect()));

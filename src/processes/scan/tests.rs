@@ -110,6 +110,10 @@ fn a_master_that_has_just_started_is_one() {
     proc.process(100, 1, "S", "dovecot", b"/usr/sbin/dovecot\0-F\0");
     let census = census(&proc);
     assert_eq!((census.master.map(|master| master.pid), census.generation), (Some(100), None));
+    let wanted = |pid| Wanted { pid, instance_name: Some("one".into()) };
+    let seen = |pid| Scanner::default().scan(proc.path(), &wanted(pid)).expect("it can be seen").master;
+    assert_eq!(seen(Some(100)).map(|master| master.pid), Some(100));
+    assert!(seen(None).is_none(), "it may be another instance's");
 }
 
 #[test]
