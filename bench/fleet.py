@@ -353,8 +353,8 @@ def most(role: str, number: int, service: str, age: float, window: float) -> flo
     return max(fullness(role, number, service, at) for at in ages)
 
 
-def trend(name: str, role: str, number: int, service: str, age: float) -> float:
-    """What the trend's rules record, per capacity."""
+def trend(name: str, role: str, number: int, service: str, age: float) -> float | None:
+    """What the trend's rules record, per capacity, if anything."""
     match name.removeprefix("instance_service:dovecot_service_clients:"):
         case "min5m" | "in_use":
             return fullness(role, number, service, age)
@@ -366,6 +366,10 @@ def trend(name: str, role: str, number: int, service: str, age: float) -> float:
             return most(role, number, service, age, 3 * DAY)
         case "max1d_min31h":
             return min(most(role, number, service, age + back * HOUR, DAY) for back in (0, 31))
+        case "max1d_grown":
+            grown = min(most(role, number, service, age + back * HOUR, DAY) for back in (0, 31))
+            before = max(most(role, number, service, age + days * DAY, 3 * DAY) for days in (6, 9, 12))
+            return grown if grown > before else None
         case "max1h_usual4h":
             return max(most(role, number, service, age + week * WEEK - 4 * HOUR, HOUR) for week in (1, 2))
         case "max1h_unusual":
@@ -404,6 +408,8 @@ def long_history(
                 series = f'{name}{{instance="{fleet.instance(number)}",job="dovecot",service="{service}"}} '
                 for some, text in zip(stamps, texts):
                     share = trend(name, role, number, service, fleet.now - some[0])
+                    if share is None:
+                        continue
                     head = f"{series}{int(settings.capacity * share)} "
                     yield head + f"\n{head}".join(text) + "\n"
 

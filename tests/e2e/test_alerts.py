@@ -403,6 +403,7 @@ def weeks_of_tests() -> dict[str, Any]:
             "dovecot_capacity_week",
             "dovecot_capacity_days",
             "dovecot_capacity_growth",
+            "dovecot_capacity_predicted",
         ],
         "tests": [*growth(), *leak(), *edges(), *quiet(), *restarts(), *missing()],
     }
