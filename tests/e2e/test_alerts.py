@@ -406,6 +406,44 @@ def missing() -> list[dict[str, Any]]:
     ]
 
 
+def pace(order: list[str]) -> dict[str, Any]:
+    """A week ahead as Prometheus evaluates it, each three hours; `order` is that of the groups within a turn."""
+    weeks = 4
+    grows = growing(72)
+    full = reached(grows, weeks)
+    tuesday = 3 * WEEK + 24
+
+    def one_day(hour: float) -> float:
+        return 85 if tuesday + 8 <= hour < tuesday + 16 else week(60)(hour)
+
+    raised = full - 12
+
+    def input_series(name: str, course: Course, capacity: Course = lambda _: CAPACITY) -> list[dict[str, str]]:
+        hourly: Course = lambda hour: max(course(hour - back * STEP) for back in range(5))
+        return [
+            series("instance_service:dovecot_service_clients:max1h", name, hourly, weeks),
+            series("instance_service:dovecot_service_clients:capacity", name, capacity, weeks),
+        ]
+
+    one = group(
+        "fires",
+        f"at its own pace, {' '.join(order)}",
+        [
+            input_series("grows", grows),
+            input_series("raised", grows, lambda hour: CAPACITY if hour < raised else 2 * CAPACITY),
+            input_series("day", one_day),
+        ],
+        promql_expr_test=[
+            first(alerts("grows", "1w"), weeks, after=full - WEEK, before=full - 4 * 24),
+            # As docs/runbook.md says.
+            true_at(alerts("raised", "1w"), raised - raised % 3, True),
+            true_at(alerts("raised", "1w"), raised + 6 - raised % 3, False),
+            never(alerts("day", "1w"), weeks),
+        ],
+    )
+    return {"rule_files": [str(RULES)], "evaluation_interval": "3h", "group_eval_order": order, "tests": [one]}
+
+
 def weeks_of_tests() -> dict[str, Any]:
     return {
         "rule_files": [str(RULES)],
@@ -445,6 +483,17 @@ class Promtool(unittest.TestCase):
             with self.subTest(one["name"]), tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "weeks.yml"
                 path.write_text(json.dumps({**weeks, "tests": [one]}))  # JSON is YAML
+                test = run("promtool", "test", "rules", path)
+                self.assertEqual(test.returncode, 0, test.stdout + test.stderr)
+
+
+    def test_pace(self) -> None:
+        """Which group comes first in a turn, Prometheus takes from their names; promtool heeds no interval of a group."""
+        order = [f"dovecot_capacity_{name}" for name in ("week", "days", "growth", "predicted")]
+        for one in pace(order), pace(order[::-1]):
+            with self.subTest(one["group_eval_order"]), tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "pace.yml"
+                path.write_text(json.dumps(one))
                 test = run("promtool", "test", "rules", path)
                 self.assertEqual(test.returncode, 0, test.stdout + test.stderr)
 
