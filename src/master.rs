@@ -194,7 +194,10 @@ impl Answer<Patient> {
     /// Sends `request`; what comes back must begin with the master's version.
     fn to(request: &[u8], socket: &Path, time: Duration) -> Result<Self, Failure> {
         let until = Instant::now() + time;
-        let mut stream = open(socket, time).map_err(Failure::Open)?;
+        let mut stream = open(socket, time).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => Failure::Slow,
+            _ => Failure::Open(error),
+        })?;
         stream.write_all(request).map_err(failure)?;
         let mut answer = Self::of(Patient(stream, until));
         answer.handshake()?;

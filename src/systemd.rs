@@ -44,7 +44,9 @@ pub fn stopping() {
 
 /// Feeds the watchdog, if the unit has one, for as long as it is polled and nothing `is_stuck`; never returns.
 pub async fn feed_watchdog(is_stuck: impl Fn() -> bool) {
-    let Some(time) = sd_notify::watchdog_enabled() else { return pending().await };
+    let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else {
+        return pending().await;
+    };
     let mut ticks = interval(time / 2);
     loop {
         ticks.tick().await;

@@ -193,3 +193,15 @@ fn what_is_no_error_is_no_answer() {
         assert!(matches!(failure, Failure::Odd("a line is no error")), "{bad}: {failure:?}");
     }
 }
+
+#[test]
+fn a_master_that_takes_no_connection_is_slow() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("master");
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _waits = UnixStream::connect(&path).unwrap();
+    let failed = Answer::to(STATUS, &path, Duration::from_millis(50)).expect_err("it waits for its turn");
+    assert!(matches!(failed, Failure::Slow), "{failed:?}");
+}

@@ -1,7 +1,13 @@
 //! The accept loop, and handshakes. `axum::serve` waits for ever for a client's headers and accepts until no file descriptor is
 //! left; here every connection has a deadline, and their number a bound.
 
-use std::{io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, http::StatusCode};
 use hyper::{
@@ -14,9 +20,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     select,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, timeout, timeout_at},
@@ -35,6 +42,8 @@ const HEADER_TIME: Duration = Duration::from_secs(3);
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
 /// Most bytes of a request's header.
 const MAX_HEADER: usize = 16 * 1024;
+/// Clients that wait in the kernel's queue, as with [`TcpListener::bind`].
+const BACKLOG: u32 = 1024;
 /// After a failed accept: it fails again at once while descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,14 +54,24 @@ const TLS_INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 pub async fn bind(address: ListenAddress) -> io::Result<TcpListener> {
     match address {
         ListenAddress::One(address) => TcpListener::bind(address).await,
-        // Takes IPv4 connections as well, unless the host has no IPv6 at all.
-        ListenAddress::Any(port) => match TcpListener::bind(("::", port)).await {
+        // Unless the host has no IPv6 at all.
+        ListenAddress::Any(port) => match bind_both(port) {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
                 TcpListener::bind(("0.0.0.0", port)).await
             }
             bound => bound,
         },
     }
+}
+
+/// For IPv6 and IPv4, whatever `net.ipv6.bindv6only` of the host says.
+fn bind_both(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    set_ipv6_v6only(&socket, false)?;
+    // As TcpListener::bind does.
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv6Addr::UNSPECIFIED, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 /// Answers the connections to `listener` until `stop` changes, over TLS if the `guard` speaks it. `slots` are shared

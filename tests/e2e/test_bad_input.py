@@ -63,6 +63,22 @@ class CannotStart(unittest.TestCase):
                 f"--web.listen-address={address}", words=(address, "in use", "--web.listen-address")
             )
 
+    def test_every_address(self) -> None:
+        """Whatever the host does with IPv6 sockets that nobody says more of; in a network of their own."""
+        inside = """
+            set -e
+            ip link set lo up
+            echo "$1" > /proc/sys/net/ipv6/bindv6only
+            "$2" --web.listen-address=:9166 --dovecot.doveconf= --dovecot.config=/nonexistent 2>/dev/null &
+            trap "kill $!" EXIT
+            curl --silent --retry 20 --retry-connrefused --retry-delay 1 'http://[::1]:9166/-/healthy'
+            curl --silent http://127.0.0.1:9166/-/healthy
+        """
+        for bindv6only in "01":
+            command = ["unshare", "--net", "sh", "-c", inside, "sh", bindv6only, exporter_path()]
+            run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+            self.assertEqual((run.returncode, run.stdout.split()), (0, ["Healthy.", "Healthy."]), run.stderr)
+
     def test_help_and_version_are_no_failures(self) -> None:
         for flag in ("--help", "--version"):
             run = subprocess.run([exporter_path(), flag], capture_output=True, text=True, timeout=PATIENCE)
