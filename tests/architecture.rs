@@ -62,6 +62,7 @@ const PLACES: [(&str, &[&str]); 22] = [
             "processes/scan.rs",
             "processes/walk.rs",
             "report/run.rs",
+            "web/serve.rs",
         ],
     ),
     ("sd_notify", &["systemd.rs"]),
