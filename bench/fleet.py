@@ -375,6 +375,11 @@ def trend(name: str, role: str, number: int, service: str, age: float) -> float 
         case "max1h_unusual":
             now, *then = (most(role, number, service, age + week * WEEK, HOUR) for week in (0, 1, 2))
             return now - max(then)
+        case "max1h_predicted4h":
+            of = lambda what, age: trend(f"instance_service:dovecot_service_clients:{what}", role, number, service, age) or 0
+            unusual = of("max1h_unusual", age)
+            grown = 4 * max(unusual - of("max1h_unusual", age + HOUR), 0)
+            return of("max1h_usual4h", age) + unusual + grown if unusual > 0 else None
     raise RuntimeError(f"what was {name} in the past? Say so in bench/fleet.py")
 
 

@@ -453,10 +453,11 @@ def weeks_of_tests() -> dict[str, Any]:
             "dovecot_clients",
             "dovecot_capacity_trend",
             "dovecot_capacity_hours",
+            "dovecot_capacity_4h",
             "dovecot_capacity_week",
             "dovecot_capacity_days",
             "dovecot_capacity_growth",
-            "dovecot_capacity_predicted",
+            "dovecot_capacity_1w",
         ],
         "tests": [*growth(), *leak(), *edges(), *quiet(), *restarts(), *missing()],
     }
@@ -489,7 +490,7 @@ class Promtool(unittest.TestCase):
 
     def test_pace(self) -> None:
         """Which group comes first in a turn, Prometheus takes from their names; promtool heeds no interval of a group."""
-        order = [f"dovecot_capacity_{name}" for name in ("week", "days", "growth", "predicted")]
+        order = [f"dovecot_capacity_{name}" for name in ("week", "days", "growth", "1w")]
         for one in pace(order), pace(order[::-1]):
             with self.subTest(one["group_eval_order"]), tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "pace.yml"
