@@ -1,6 +1,6 @@
 //! The threads beside the one that answers: one keeps the limits known, one reads the log.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, os::unix::net::UnixStream, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -14,8 +14,13 @@ use super::Exporter;
 /// For a thread to end.
 pub const END_TIME: Duration = Duration::from_millis(250);
 
+/// Half of the descriptors that tokio takes for an event loop and for signals. For the last of them it panics.
+const PAIRS: usize = 3;
+
 /// One thread for everything that waits, and one for the reading of `/proc`: there is never more than one reading.
 pub fn runtime() -> io::Result<Runtime> {
+    let spare: io::Result<Vec<_>> = (0..PAIRS).map(|_| UnixStream::pair()).collect();
+    drop(spare?);
     Builder::new_current_thread().enable_all().max_blocking_threads(1).build()
 }
 
