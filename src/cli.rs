@@ -11,6 +11,11 @@ use clap::{
 
 use crate::service::Service;
 
+/// Percent of its capacity from which on a service is near its limit, as for the alert `DovecotServiceNearLimit`.
+pub const NEAR: u8 = 80;
+/// And from which on it is full.
+pub const FULL: u8 = 100;
+
 /// Shows Dovecot's processes beside `process_limit` before clients are turned away.
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, long_about = None, max_term_width = 100)]
@@ -176,11 +181,14 @@ pub struct Status {
     #[arg(long, conflicts_with_all = ["json", "watch", "top"])]
     pub check: bool,
     /// With --check: WARNING from this part of a service's capacity on.
-    #[arg(long, value_name = "PERCENT", requires = "check", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, value_name = "PERCENT", requires = "check", default_value_t = NEAR, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub warning: u8,
     /// With --check: CRITICAL from this part of a service's capacity on.
-    #[arg(long, value_name = "PERCENT", requires = "check", default_value = "100", value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, value_name = "PERCENT", requires = "check", default_value_t = FULL, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub critical: u8,
+    /// With --check: UNKNOWN if it takes longer than so many seconds.
+    #[arg(long, value_name = "SECONDS", requires = "check", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
 }
 
 impl Config {

@@ -91,7 +91,11 @@ fn check_status(scenario: &Scenario, code: i32) {
     // By a name without a folder, whose length would differ from place to place.
     fs::write(folder.path().join("dovecot.log"), scenario.log).expect("a file");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let doveconf = scenario.doveconf.replace("tests/fixtures", fixtures.to_str().expect("text"));
+    script(
+        folder.path(),
+        "doveconf",
+        &scenario.doveconf.replace("tests/fixtures", fixtures.to_str().expect("text")),
+    );
     if let Some(answer) = scenario.master {
         master::serve(&folder.path().join("master"), answer);
     }
@@ -99,7 +103,7 @@ fn check_status(scenario: &Scenario, code: i32) {
         "--dovecot.master-socket=master".to_owned(),
         format!("--path.procfs={}", scenario.proc.path().display()),
         "--dovecot.log-file=dovecot.log".to_owned(),
-        format!("--dovecot.doveconf={}", script(folder.path(), "doveconf", &doveconf)),
+        "--dovecot.doveconf=./doveconf".to_owned(),
         "--dovecot.config=/nonexistent/dovecot.conf".to_owned(),
     ];
     let program = env!("CARGO_BIN_EXE_dovecot-capacity-exporter");
@@ -295,6 +299,23 @@ fn a_busy_dovecot() {
         Scenario { name: "busy", proc: &proc, doveconf: DOVECONF_24, log: LOG, master: None, flags: &flags };
     check(&scenario);
     check_status(&Scenario { log: OLD_LOG, doveconf: HIGH_SECURITY, ..scenario }, 1);
+}
+
+/// Dovecot's defaults, which the page has then, are not what this Dovecot has.
+#[test]
+fn a_configuration_that_cannot_be_read() {
+    let proc = Proc::new();
+    proc.master(100, "dovecot-lab");
+    for pid in 200..250 {
+        proc.process(pid, 100, "S", "imap-login", b"dovecot-lab/imap-login\0");
+        proc.process(pid + 50, 100, "S", "imap", b"dovecot-lab/imap\0");
+    }
+    let doveconf = "echo 'doveconf: Fatal: it is not for you' >&2; exit 89";
+    let scenario = Scenario { name: "no-limits", proc: &proc, doveconf, log: "", master: None, flags: &[] };
+    check_status(&scenario, 3);
+    // One that somebody tells.
+    let flags = ["--dovecot.process-limit=imap-login=50"];
+    check_status(&Scenario { name: "no-limits-but-one", flags: &flags, ..scenario }, 2);
 }
 
 #[test]

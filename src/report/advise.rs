@@ -12,7 +12,7 @@ use super::{
     arithmetic::{Demand, Memory, Number},
     blocks::{self, Clients, Host, Remedy, Way},
     evidence::{self, Evidence},
-    facts::{Mode, ServiceFacts},
+    facts::{Mode, ServiceFacts, WAITED_FOR},
     footprint::{self, Process},
     history::days,
     source::{Seen, Source},
@@ -20,7 +20,7 @@ use super::{
     words,
 };
 use crate::{
-    cli::{Advise, Config},
+    cli::{self, Advise, Config},
     limits::{self, config::places, doveconf},
     metrics,
     processes::{
@@ -29,9 +29,6 @@ use crate::{
     },
     service::Service,
 };
-
-/// Given work by processes that wait for it: no client is turned away.
-const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
 
 /// What `advise` says.
 #[derive(Debug)]
@@ -266,8 +263,7 @@ fn flaws(seen: &Seen, name: &Service, options: &[Choice]) -> Vec<String> {
         let mut remedies = options.iter().filter_map(|choice| choice.remedy.as_ref());
         remedies.any(|remedy| remedy.block.contains(&format!("service {name} {{")))
     };
-    let thresholds = troubles::Thresholds { warning: 0.8, critical: 1.0 };
-    troubles::find(seen, thresholds)
+    troubles::find(seen, troubles::Thresholds::of(cli::NEAR, cli::FULL))
         .into_iter()
         .filter(|trouble| trouble.level == Level::Flaw)
         .filter(|trouble| trouble.service.as_ref().is_none_or(|of| of == name || !mended(of)))

@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use crate::cli;
+
 /// Room is made for this many weeks of growth.
 const WEEKS: f64 = 12.0;
-/// A service is near its limit from here on, as for the alert `DovecotServiceNearLimit`.
-const NEAR: f64 = 0.8;
+/// A service is near its limit from here on.
+const NEAR: f64 = cli::NEAR as f64 / 100.0;
 /// The number is this many times what is expected at the peak.
 const ROOM: f64 = 2.0;
 /// The same where clients were turned away: how many would have come is not known.
@@ -133,7 +135,7 @@ fn whole(number: f64) -> u32 {
     (number - 1e-6).ceil().clamp(1.0, f64::from(MOST)) as u32
 }
 
-/// To two digits, the second of them even or not.
+/// Up to two significant digits.
 pub fn rounded_up(number: u32) -> u32 {
     let step = 10_u32.pow(number.max(1).ilog10().saturating_sub(1));
     number.div_ceil(step) * step

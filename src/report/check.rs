@@ -59,7 +59,7 @@ pub fn verdict(seen: &Seen, thresholds: Thresholds, only: Option<&Service>) -> (
     } else if of(Level::Warning).next().is_some() {
         (State::Warning, of(Level::Warning).map(text).collect())
     } else if unseen.is_empty() {
-        (State::Ok, vec![fullest(seen)])
+        (State::Ok, vec![fullest(seen, only)])
     } else {
         (State::Unknown, unseen)
     };
@@ -85,10 +85,27 @@ fn unseen(seen: &Seen, only: Option<&Service>) -> Vec<String> {
     if seen.facts.services.is_empty() {
         unseen.push("No service of Dovecot can be seen.".to_owned());
     }
+    let services = || seen.facts.services.iter();
+    let login =
+        |name: &str| services().any(|service| service.service.as_str().strip_suffix("-login") == Some(name));
+    let by_default = services().filter(|service| {
+        // Those that clients come in through, and those that they are handed over to.
+        let of_clients = service.is_login() || login(service.service.as_str());
+        let wanted = only.is_some() || of_clients && service.is_active();
+        wanted && service.limit_is_default && service.never_short().is_none()
+    });
+    let names: Vec<&str> = by_default.map(|service| service.service.as_str()).collect();
+    if !names.is_empty() {
+        let is = if names.len() == 1 { "is" } else { "are" };
+        unseen.push(format!("How full {} {is} cannot be told: {}.", names.join(", "), reason("limits")));
+    }
     for service in &seen.facts.services {
         let name = &service.service;
         let wanted = only.is_some() || service.is_login() && service.is_active();
-        if wanted && service.share().is_none() {
+        let told = service.share().is_some() || service.never_short().is_some() || service.limit_is_default;
+        if wanted && service.takes_one() && !told {
+            unseen.push(format!("{name} takes one client at a time: how full it is says nothing."));
+        } else if wanted && !told {
             let master = seen.facts.down.contains("master").then(|| format!(": {}", reason("master")));
             unseen.push(format!("How full {name} is cannot be told{}.", master.unwrap_or_default()));
         }
@@ -101,15 +118,18 @@ fn unseen(seen: &Seen, only: Option<&Service>) -> Vec<String> {
     unseen
 }
 
-fn fullest(seen: &Seen) -> String {
+/// How things are where all is well.
+fn fullest(seen: &Seen, only: Option<&Service>) -> String {
     let shares = seen.facts.services.iter().filter_map(|service| Some((service.share()?, service)));
     let fullest = shares.max_by(|(one, _), (other, _)| one.total_cmp(other));
-    fullest.map_or_else(
-        || "no service turns clients away.".to_owned(),
-        |(share, service)| {
-            format!("{} is the fullest: {} ({}).", service.service, load(service), percent(share))
-        },
-    )
+    let fullest = fullest.map(|(share, service)| {
+        format!("{} is the fullest: {} ({}).", service.service, load(service), percent(share))
+    });
+    let of_one = || {
+        let service = only.and(seen.facts.services.first())?;
+        Some(format!("{} {}.", service.service, service.never_short()?))
+    };
+    fullest.or_else(of_one).unwrap_or_else(|| "no service turns clients away.".to_owned())
 }
 
 /// `'label'=value[UOM];[warn];[crit];[min];[max]`
@@ -131,11 +151,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        cli::{FULL, NEAR},
         metrics::{Metric, Page},
         report::{facts::Facts, source::Since, troubles::RECENT},
     };
 
-    const THRESHOLDS: Thresholds = Thresholds { warning: 0.8, critical: 1.0 };
     const NOW: u32 = 1_800_000_000;
 
     /// `imap-login` in high-security mode with this many of 10 processes, and these.
@@ -163,7 +183,7 @@ mod tests {
     }
 
     fn verdict_on(seen: &Seen) -> (State, String) {
-        verdict(seen, THRESHOLDS, None)
+        verdict(seen, Thresholds::of(NEAR, FULL), None)
     }
 
     #[test]
@@ -246,6 +266,67 @@ mod tests {
     }
 
     #[test]
+    fn limits_that_nobody_tells_are_none() {
+        for processes in [5.0, 10.0] {
+            let mut seen = seen(processes, &[]);
+            seen.facts.services[0].limit_is_default = true;
+            seen.facts.down.insert("limits".to_owned());
+            seen.reasons.push(("limits".to_owned(), "doveconf says no".to_owned()));
+            seen.facts.forget_defaults();
+            let line = "DOVECOT UNKNOWN - How full imap-login is cannot be told: doveconf says no.";
+            assert_eq!(verdict_on(&seen), (State::Unknown, line.to_owned()));
+        }
+        let last = (&metrics::SERVICE_LAST_DROP_WARNING, f64::from(NOW));
+        let mut warned = seen(10.0, &[(&metrics::SERVICE_DROP_WARNINGS, 3.0), last]);
+        warned.facts.services[0].limit_is_default = true;
+        warned.facts.forget_defaults();
+        let (state, line) = verdict_on(&warned);
+        assert_eq!(state, State::Critical);
+        assert!(line.contains(", connections in use unknown. Raise"), "{line}");
+        assert!(!line.contains("10"), "{line}");
+    }
+
+    #[test]
+    fn full_is_what_has_no_room() {
+        for (processes, words) in [
+            (9.0, "imap-login is near its limit: 9 of 10 connections in use (90%)."),
+            (10.0, "imap-login is full: 10 of 10 connections in use,"),
+        ] {
+            let (state, line) = verdict(&seen(processes, &[]), Thresholds::of(80, 90), None);
+            assert_eq!(state, State::Critical);
+            assert!(line.contains(words), "{line}");
+        }
+    }
+
+    #[test]
+    fn some_are_never_short() {
+        let asked = |name: &str, limit: f64| {
+            let mut seen = seen(limit, &[]);
+            let name = Service::parse(name).expect("a name");
+            let mut page = Page::default();
+            page.add(&metrics::SERVICE_PROCESSES, &[name.as_str()], limit);
+            page.add(&metrics::SERVICE_CLIENT_LIMIT, &[name.as_str()], 1.0);
+            page.add(&metrics::SERVICE_PROCESS_LIMIT, &[name.as_str()], limit);
+            page.add(&metrics::SERVICE_CONNECTION_CAPACITY, &[name.as_str()], limit);
+            page.add(&metrics::SERVICE_DROP_WARNINGS, &[name.as_str(), "process_limit"], 0.0);
+            seen.facts = Facts::of(&page);
+            verdict(&seen, Thresholds::of(NEAR, FULL), Some(&name))
+        };
+        for (name, limit, state, words) in [
+            ("auth-worker", 30.0, State::Ok, "auth-worker is given work by processes that wait for it"),
+            ("indexer-worker", 10.0, State::Ok, "indexer-worker is given work by processes that wait for it"),
+            ("sync", 1.0, State::Ok, "sync is made for one client at a time"),
+            ("sync", 2.0, State::Unknown, "How full sync is cannot be told"),
+            // Its clients come from outside.
+            ("imap-login", 1.0, State::Unknown, "imap-login takes one client at a time"),
+        ] {
+            let (found, line) = asked(name, limit);
+            assert_eq!(found, state, "{line}");
+            assert!(line.contains(words), "{line}");
+        }
+    }
+
+    #[test]
     fn flaws_are_told() {
         let more = [
             (&metrics::SERVICE_PROCESS_LIMIT_CONFIGURED, 20.0),
@@ -255,7 +336,7 @@ mod tests {
         ];
         let mut seen = seen(1.0, &more);
         let texts = |seen: &Seen| -> Vec<String> {
-            troubles::find(seen, THRESHOLDS).into_iter().map(|trouble| trouble.text).collect()
+            troubles::find(seen, Thresholds::of(NEAR, FULL)).into_iter().map(|trouble| trouble.text).collect()
         };
         let found = texts(&seen);
         assert_eq!(

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Given work by a process that waits until they have room: at their limit they are busy, and nobody is turned away.
-const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
+pub const WAITED_FOR: [&str; 2] = ["auth-worker", "indexer-worker"];
 
 /// Counted in logs: while one cannot be read, that there were none is not known.
 const LOGGED: [&Metric; 6] = [
@@ -18,6 +18,16 @@ const LOGGED: [&Metric; 6] = [
     &metrics::SERVICE_FAILURES,
     &metrics::USER_CONNECTION_LIMIT_REJECTIONS,
     &metrics::MASTER_RELOADS,
+];
+
+/// Settings that stand in for others where the configuration cannot be read.
+const BUILT_IN: [&Metric; 6] = [
+    &metrics::SERVICE_PROCESS_LIMIT,
+    &metrics::SERVICE_CLIENT_LIMIT,
+    &metrics::SERVICE_CONNECTION_CAPACITY,
+    &metrics::SERVICE_PROCESS_MIN_AVAIL,
+    &metrics::SERVICE_RESTART_REQUEST_LIMIT,
+    &metrics::SERVICE_VSZ_LIMIT,
 ];
 
 /// One page.
@@ -43,6 +53,8 @@ pub struct ServiceFacts {
     pub service: Service,
     /// Whether its `process_limit` is by `--dovecot.process-limit`, and so meant to differ from that on disk.
     pub limit_is_flag: bool,
+    /// Whether its limits are Dovecot's defaults, since nobody tells its own.
+    pub limit_is_default: bool,
     values: Values,
 }
 
@@ -87,11 +99,14 @@ impl Facts {
                 *values.entry(metric.name).or_insert(0.0) += value;
             }
         }
-        for (labels, _) in page.of(&metrics::LIMIT_SOURCE_INFO) {
-            let service = Service::parse(&labels[0]).and_then(|service| services.get_mut(&service));
-            if let Some(service) = service {
-                service.limit_is_flag = labels[1] == "flag";
-            }
+        let sources = || page.of(&metrics::LIMIT_SOURCE_INFO).map(|(labels, _)| labels);
+        let any = |source: &str| sources().any(|labels| labels[1] == source);
+        // Of services that nothing happened to a page does not say it. The master tells all.
+        let otherwise = any("default") && !any("master");
+        for (name, service) in &mut services {
+            let of = sources().find(|labels| labels[0] == name.as_str()).map(|labels| labels[1].as_str());
+            service.limit_is_flag = of == Some("flag");
+            service.limit_is_default = of.map_or(otherwise, |source| source == "default");
         }
         for (labels, up) in page.of(&metrics::SOURCE_UP) {
             facts.has_state |= labels[0] == "state";
@@ -134,6 +149,13 @@ impl Facts {
         }
     }
 
+    /// Takes limits that are Dovecot's defaults for not known: nobody knows whether they are in force.
+    pub fn forget_defaults(&mut self) {
+        for service in self.services.iter_mut().filter(|service| service.limit_is_default) {
+            service.values.retain(|name, _| !BUILT_IN.iter().any(|metric| metric.name == *name));
+        }
+    }
+
     /// Keeps one service only; the error is a sentence that says which there are.
     pub fn only(&mut self, wanted: &Service) -> Result<(), String> {
         let names: Vec<&str> = self.services.iter().map(|facts| facts.service.as_str()).collect();
@@ -147,7 +169,7 @@ impl Facts {
 
 impl ServiceFacts {
     fn new(service: Service) -> Self {
-        Self { service, limit_is_flag: false, values: Values::new() }
+        Self { service, limit_is_flag: false, limit_is_default: false, values: Values::new() }
     }
 
     /// The value of a metric, if it is known.
@@ -195,6 +217,23 @@ impl ServiceFacts {
     pub fn capacity(&self) -> Option<f64> {
         let capacity = self.value(&metrics::SERVICE_CONNECTION_CAPACITY)?;
         (capacity > 1.0 && !WAITED_FOR.contains(&self.service.as_str())).then_some(capacity)
+    }
+
+    /// Whether one client is all that it can take.
+    pub fn takes_one(&self) -> bool {
+        let limit = |metric| self.value(metric).is_some_and(is_one);
+        limit(&metrics::SERVICE_PROCESS_LIMIT) && limit(&metrics::SERVICE_CLIENT_LIMIT)
+    }
+
+    /// Why it is no shortage that all of it is in use, if that is so.
+    pub fn never_short(&self) -> Option<&'static str> {
+        if WAITED_FOR.contains(&self.service.as_str()) {
+            Some("is given work by processes that wait for it, and turns nobody away")
+        } else if self.takes_one() && !self.is_login() {
+            Some("is made for one client at a time, and it is no shortage if it has one")
+        } else {
+            None
+        }
     }
 
     /// The part of the capacity that is in use.
@@ -293,6 +332,31 @@ mod tests {
         page.add(&metrics::SERVICE_CLIENT_LIMIT, &["imap"], 1.0);
         page.add(&metrics::SERVICE_RESTART_REQUEST_LIMIT, &["imap"], 1.0);
         assert_eq!(Facts::of(&page).services[0].mode(), None);
+    }
+
+    #[test]
+    fn defaults_are_nobodys_limits() {
+        for (sources, by_default) in [
+            (&[("imap-login", "default")][..], [true, true]),
+            (&[("imap-login", "warning")], [false, false]),
+            (&[("auth", "default"), ("imap-login", "flag")], [false, true]),
+            // It has told those of all that run; the other may be none.
+            (&[("auth", "default"), ("imap-login", "master")], [false, false]),
+        ] {
+            let mut page = Page::default();
+            for service in ["imap-login", "quiet"] {
+                page.add(&metrics::SERVICE_PROCESS_LIMIT, &[service], 100.0);
+            }
+            for (service, source) in sources {
+                page.add(&metrics::LIMIT_SOURCE_INFO, &[service, source], 1.0);
+            }
+            let mut facts = Facts::of(&page);
+            facts.forget_defaults();
+            for (service, by_default) in facts.services.iter().zip(by_default) {
+                let limit = service.value(&metrics::SERVICE_PROCESS_LIMIT);
+                assert_eq!((service.limit_is_default, limit.is_none()), (by_default, by_default));
+            }
+        }
     }
 
     #[test]

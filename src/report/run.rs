@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsString,
+    future::pending,
     io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -30,36 +31,41 @@ use crate::{
     exporter::threads::{END_TIME, runtime},
 };
 
+/// The part of the time that a check may take until it gives up; the rest is to end in, and to be heard.
+const IN_TIME: f64 = 0.9;
+
 /// `status`, to its exit code.
 pub fn status(config: Config, options: &Status) -> ExitCode {
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("the system lets no event loop start: {error}")),
-    };
-    let code = runtime.block_on(answer(config, options));
-    runtime.shutdown_background();
-    code
+    in_event_loop(options.check, answer(config, options))
 }
 
 /// `advise`, to its exit code.
 pub fn advise(config: &Config, options: &Advise) -> ExitCode {
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("the system lets no event loop start: {error}")),
-    };
-    let answer = runtime.block_on(async {
-        let source = Source::here(config.clone()).await?;
+    in_event_loop(false, async {
+        let source = match Source::here(config.clone()).await {
+            Ok(source) => source,
+            Err(reason) => return refuse(&reason),
+        };
         let answer = advise::advise(config, options, &source).await;
         source.end().await;
-        answer
-    });
-    runtime.shutdown_background();
-    let advice = match answer {
-        Ok(advice) => advice,
-        Err(reason) => return refuse(&reason),
-    };
-    let text = if options.json { json::advice(&advice) } else { advice::lines(&advice) };
-    printed(print(&text))
+        match answer {
+            Ok(advice) if options.json => printed(print(&json::advice(&advice))),
+            Ok(advice) => printed(print(&advice::lines(&advice))),
+            Err(reason) => refuse(&reason),
+        }
+    })
+}
+
+/// What this returns, without waiting for threads that hang.
+fn in_event_loop(check: bool, answer: impl Future<Output = ExitCode>) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => {
+            let code = runtime.block_on(answer);
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => no_answer(check, &format!("the system lets no event loop start: {error}")),
+    }
 }
 
 fn print(text: &str) -> io::Result<()> {
@@ -85,11 +91,18 @@ fn refuse(reason: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Says why nothing can be told, as whoever asks is to be told.
+fn no_answer(check: bool, reason: &str) -> ExitCode {
+    if check { unknown(reason) } else { refuse(reason) }
+}
+
 async fn answer(config: Config, options: &Status) -> ExitCode {
     let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(interrupt), Ok(terminate)) = signals else {
-        return refuse("the system lets no signal be received");
+        return no_answer(options.check, "the system lets no signal be received");
     };
+    let late = late(options);
+    tokio::pin!(late);
     let mut signals = (interrupt, terminate);
     let opening = async {
         match &options.from {
@@ -98,13 +111,12 @@ async fn answer(config: Config, options: &Status) -> ExitCode {
         }
     };
     let source = select! {
-        source = opening => Ok(source),
+        source = opening => source.map_err(|reason| no_answer(options.check, &reason)),
         code = told_to_stop(&mut signals) => Err(code),
+        code = &mut late => Err(code),
     };
     let source = match source {
-        Ok(Ok(source)) => source,
-        Ok(Err(reason)) if options.check => return unknown(&reason),
-        Ok(Err(reason)) => return refuse(&reason),
+        Ok(source) => source,
         Err(code) => {
             // For the thread that now ends doveconf.
             sleep(END_TIME).await;
@@ -116,9 +128,23 @@ async fn answer(config: Config, options: &Status) -> ExitCode {
     let code = select! {
         code = answer => code,
         code = told_to_stop(&mut signals) => code,
+        code = &mut late => code,
     };
     source.end().await;
     code
+}
+
+/// Returns when a check takes too long, and has said so. Whoever runs it has a clock of their own: it is told before.
+async fn late(options: &Status) -> ExitCode {
+    if !options.check {
+        return pending().await;
+    }
+    sleep(Duration::from_secs(options.timeout).mul_f64(IN_TIME)).await;
+    let text = format!(
+        "nothing can be told within {} s: see whether the log, its file system or doveconf hangs, or give --timeout more",
+        options.timeout
+    );
+    unknown(&text)
 }
 
 /// Returns when somebody interrupts or terminates this, with the exit code that a shell has for it.
@@ -143,11 +169,9 @@ fn verdict(state: State, line: &str) -> ExitCode {
 }
 
 async fn check(source: &Source, options: &Status) -> ExitCode {
-    let part = |percent: u8| f64::from(percent) / 100.0;
-    let thresholds = Thresholds { warning: part(options.warning), critical: part(options.critical) };
     match look(source, options).await {
         Ok(seen) => {
-            let (state, line) = check::verdict(&seen, thresholds, options.service.as_ref());
+            let (state, line) = check::verdict(&seen, thresholds(options), options.service.as_ref());
             verdict(state, &line)
         }
         Err(reason) => unknown(&reason),
@@ -175,15 +199,19 @@ async fn show(source: &Source, options: &Status) -> ExitCode {
 
 async fn look(source: &Source, options: &Status) -> Result<Seen, String> {
     let mut seen = source.look().await?;
+    seen.facts.forget_defaults();
     if let Some(service) = &options.service {
         seen.facts.only(service)?;
     }
     Ok(seen)
 }
 
+fn thresholds(options: &Status) -> Thresholds {
+    Thresholds::of(options.warning, options.critical)
+}
+
 fn describe(seen: &Seen, top: Option<Result<Holders, String>>, options: &Status, style: Style) -> String {
-    let thresholds = Thresholds { warning: 0.8, critical: 1.0 };
-    let troubles = troubles::find(seen, thresholds);
+    let troubles = troubles::find(seen, thresholds(options));
     if options.json {
         return json::line(seen, &troubles, top);
     }

@@ -153,9 +153,12 @@ impl Here {
         if reading.tally.is_none() && facts.down.insert("log".to_owned()) {
             reasons.push(("log".to_owned(), format!("it was not read within {} s", LOOK_TIME.as_secs())));
         }
-        let since = match &self.config.state_file {
-            Some(file) => Since { time: None, what: format!("the state in {}", file.display()) },
-            None => since_logs(&facts.logs, at),
+        let since = if let Some(file) = &self.config.state_file {
+            Since { time: None, what: format!("the state in {}", file.display()) }
+        } else {
+            let logs = facts.logs.clone();
+            // A file system that hangs must not keep us from ending in time.
+            spawn_blocking(move || since_logs(&logs, at)).await.expect("a panic ends the process")
         };
         let master = reading.census.as_ref().ok().and_then(|census| Some(census.master.as_ref()?.pid));
         let configured = reading.census.as_ref().ok().and_then(|census| {
@@ -203,7 +206,7 @@ fn fetch(url: &str) -> Result<Seen, String> {
     let shown = shown(url);
     let text = answer.map_err(|error| match error {
         ureq::Error::StatusCode(401) => {
-            format!("{url} asks for a password: give --from with it, as https://USER:PASSWORD@HOST:PORT")
+            format!("{shown} asks for a password: give --from with it, as https://USER:PASSWORD@HOST:PORT")
         }
         ureq::Error::StatusCode(_) | ureq::Error::BodyExceedsLimit(_) => {
             format!("{shown} is no page of this exporter ({error}): give --from the URL of its metrics")

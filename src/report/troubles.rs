@@ -60,8 +60,16 @@ pub struct Trouble {
 pub struct Thresholds {
     /// From here on it is near its limit.
     pub warning: f64,
-    /// From here on it is full.
+    /// From here on that is critical.
     pub critical: f64,
+}
+
+impl Thresholds {
+    /// Of percents.
+    pub fn of(warning: u8, critical: u8) -> Self {
+        let part = |percent: u8| f64::from(percent) / 100.0;
+        Self { warning: part(warning), critical: part(critical) }
+    }
 }
 
 /// All that is wrong, worst first.
@@ -123,13 +131,14 @@ fn of_load(seen: &Seen, service: &ServiceFacts, thresholds: Thresholds) -> Optio
             format!("{} since {}", plural(warnings, "drop warning", "drop warnings"), since(&seen.since));
         let ago = ago(last, seen.at);
         (Level::Critical, format!("{name} turned clients away {ago}: {warnings}, {load}{waiting}."))
-    } else if share >= thresholds.critical && name.as_str() != TURNS_NOBODY_AWAY {
-        (
-            Level::Critical,
-            format!("{name} is full: {load}{waiting}, the next client waits and is then turned away."),
-        )
     } else if share >= thresholds.warning {
-        (Level::Warning, format!("{name} is near its limit: {load} ({}){waiting}.", percent(share)))
+        let critical = share >= thresholds.critical && name.as_str() != TURNS_NOBODY_AWAY;
+        let text = if critical && share >= 1.0 {
+            format!("{name} is full: {load}{waiting}, the next client waits and is then turned away.")
+        } else {
+            format!("{name} is near its limit: {load} ({}){waiting}.", percent(share))
+        };
+        (if critical { Level::Critical } else { Level::Warning }, text)
     } else {
         return None;
     };

@@ -369,14 +369,10 @@ class Status:
 
     def test_interrupted_before_it_has_seen_anything(self: Any) -> None:
         dovecot = self.start()
-        slow = dovecot.lab / "slow"
-        slow.write_text(f"#!/bin/sh\necho $$ >{slow}.pid\nexec sleep 1000\n")
-        slow.chmod(0o755)
+        here, pid = self.slow(dovecot)
         for told, code in (signal.SIGINT, 130), (signal.SIGTERM, 143):
             with self.subTest(told):
-                command = [str(exporter_path()), "status", *flags(dovecot), f"--dovecot.doveconf={slow}"]
-                command.remove(f"--dovecot.doveconf={dovecot.doveconf}")
-                pid = dovecot.lab / "slow.pid"
+                command = [str(exporter_path()), "status", *here]
                 with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as look:
                     started = wait_until(lambda: pid.exists() and pid.read_text().strip(), PATIENCE, "doveconf")
                     look.send_signal(told)
@@ -385,6 +381,59 @@ class Status:
                 # Nor is that left behind.
                 wait_until(lambda: not os.path.exists(f"/proc/{started}"), PATIENCE, "doveconf to end")
                 pid.unlink()
+
+    def slow(self: Any, dovecot: Dovecot) -> tuple[list[str], Path]:
+        """Flags for a `doveconf` that hangs, and where that says its process."""
+        slow, pid = dovecot.lab / "slow", dovecot.lab / "slow.pid"
+        slow.write_text(f"#!/bin/sh\necho $$ >{pid}\nexec sleep 1000\n")
+        slow.chmod(0o755)
+        return [f"--dovecot.config={dovecot.config}", f"--dovecot.doveconf={slow}", f"--dovecot.log-file={dovecot.log_path}"], pid
+
+    def test_a_check_has_an_end(self: Any) -> None:
+        dovecot = self.start()
+        here, pid = self.slow(dovecot)
+        # Not what it says after the 10 s that doveconf has.
+        self.assertIn("within 1 s", Check(*here, "--timeout=1").text)
+        started = pid.read_text().strip()
+        wait_until(lambda: not os.path.exists(f"/proc/{started}"), PATIENCE, "doveconf to end")
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            found = Check(f"--from=127.0.0.1:{silent.getsockname()[1]}", "--timeout=1")
+        self.assertEqual(found.state, "UNKNOWN")
+        self.assertIn("within 1 s", found.text)
+
+    @unittest.skipUnless(Path("/dev/fuse").exists(), "this machine has no FUSE")
+    def test_a_log_whose_file_system_hangs(self: Any) -> None:
+        dovecot = self.start()
+        seen = dovecot.lab / "seen"
+        seen.mkdir()
+        subprocess.run(["bindfs", dovecot.log_path.parent, seen], check=True)
+        [server] = subprocess.run(["pgrep", "-f", f"^bindfs .* {seen}$"], capture_output=True, text=True, check=True).stdout.split()
+        try:
+            os.kill(int(server), signal.SIGSTOP)
+            found = Check(*flags(dovecot)[:2], f"--dovecot.log-file={seen / dovecot.log_path.name}", "--timeout=1")
+            self.assertEqual(found.state, "UNKNOWN")
+            self.assertIn("within 1 s", found.text)
+        finally:
+            os.kill(int(server), signal.SIGCONT)
+            subprocess.run(["umount", seen], check=True)
+
+    def test_without_descriptors(self: Any) -> None:
+        here = flags(self.start())
+        # With fewer no program starts.
+        for number in range(4, 12):
+            with self.subTest(number):
+                found = run("--check", *here, before=["prlimit", f"--nofile={number}"])
+                self.assertEqual(found.stdout.count("\n"), 1, found)
+                self.assertTrue(found.stdout.startswith(f"DOVECOT {STATES[found.returncode]} - "), found)
+
+    def test_services_that_are_never_short(self: Any) -> None:
+        here = flags(self.start(services={SERVICE: {"process_limit": LIMIT}, "doveadm": {"process_limit": 1}}))
+        for service, words in ("auth-worker", "processes that wait for it"), ("doveadm", "one client at a time"):
+            found = Check(service, *here)
+            self.assertEqual(found.state, "OK", found.text)
+            self.assertIn(words, found.text)
 
     def test_a_log_that_is_a_pipe(self: Any) -> None:
         dovecot = self.start()
@@ -503,9 +552,10 @@ class Answer(http.server.BaseHTTPRequestHandler):
     """Sends `body` and closes, as HTTP/1.0 has it: nothing says how long it was to be."""
 
     body = b""
+    status = 200
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(self.status)
         self.end_headers()
         try:
             self.wfile.write(self.body)
@@ -517,9 +567,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(body: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def serving(body: bytes, tls: ssl.SSLContext | None = None, status: int = 200) -> Iterator[str]:
     """The address of a server that has nothing but this."""
-    handler = type("Handler", (Answer,), {"body": body})
+    handler = type("Handler", (Answer,), {"body": body, "status": status})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # they refuse us, as they should
@@ -583,8 +633,9 @@ class From(unittest.TestCase):
             self.assertIn("certificate", other.stderr)
 
     def test_passwords_are_not_told(self) -> None:
-        with serving(b"") as address:
-            for url in (f"http://me:s3cret@{address}", f"me:s3cret@{address}", f"http://me:s3cret@127.0.0.1:{free_port()}/x@y"):
+        with serving(b"") as address, serving(b"", status=401) as locked:
+            nobody = f"127.0.0.1:{free_port()}/x@y"
+            for url in (f"http://me:s3cret@{address}", f"me:s3cret@{address}", f"http://me:s3cret@{nobody}", f"http://me:s3cret@{locked}"):
                 for more in ((), ("--check",)):
                     found = run("--from", url, *more)
                     self.assertNotIn("s3cret", found.stdout + found.stderr)

@@ -584,6 +584,7 @@ class Documentation(unittest.TestCase):
         self.assertIn("Nothing is wrong.", status("alice:secret@"))
         for user in ("", "alice:wrong@"):
             self.assertIn("asks for a password: give --from", status(user))
+            self.assertNotIn(":wrong", status(user))
 
 
 if __name__ == "__main__":
