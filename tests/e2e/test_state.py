@@ -551,7 +551,6 @@ class WithoutEvents(OfAState):
         self.written += int(self.writer.output())
         self.assert_count(exporter)
 
-    @unittest.skipUnless(Path("/dev/fuse").exists(), "this machine has no FUSE")
     def test_fuse(self) -> None:
         """Written behind a file system in user space, which has no times of birth either."""
         seen = self.folder / "seen"

@@ -403,7 +403,6 @@ class Status:
         self.assertEqual(found.state, "UNKNOWN")
         self.assertIn("within 1 s", found.text)
 
-    @unittest.skipUnless(Path("/dev/fuse").exists(), "this machine has no FUSE")
     def test_a_log_whose_file_system_hangs(self: Any) -> None:
         dovecot = self.start()
         seen = dovecot.lab / "seen"
