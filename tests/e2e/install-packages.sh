@@ -18,7 +18,7 @@ all_packages="$demo_packages dovecot-pop3d dovecot-lmtpd dovecot-submissiond
     prometheus-alertmanager chromium fonts-dejavu-core pngquant
     python3-jsonschema python3-venv tmux libmonitoring-plugin-perl
     apache2-utils buildah podman runc uidmap binutils
-    systemd-container rpm lintian"
+    systemd-container rpm lintian busybox"
 # Often there is a newer one that is not Debian's, whose npm is no package.
 command -v node >/dev/null || all_packages="$all_packages nodejs"
 command -v npm >/dev/null || all_packages="$all_packages npm"
