@@ -248,17 +248,59 @@ class Debian(unittest.TestCase):
         status = machine.run(f"grep -E '^(Uid|Cap)' /proc/{machine.show(UNIT, 'MainPID')}/status").split()
         self.assertEqual(status[:5], ["Uid:", "0", "0", "0", "0"])
         self.assertEqual({word for word in status[5:] if "Cap" not in word}, {"0" * 16})
-        # systemd trusts root's uid on its sockets, capabilities or not.
-        ask = "setpriv --bounding-set=-all --inh-caps=-all systemd-run --wait touch /root/taken"
-        inside = f"nsenter --target={machine.show(UNIT, 'MainPID')} --mount --user --preserve-credentials"
-        self.assertIn("Failed to connect to bus", machine.ask(f"{inside} {ask}"))
-        machine.run("test ! -e /root/taken")
-        machine.run("systemd-run --wait touch /root/taken && test -e /root/taken")
         self.assertEqual(machine.ask(f"systemd-analyze verify {UNIT}.service"), "")
+
+        def asks() -> bool:
+            return sources(machine)["master"] == 1
+
+        machine.run("systemctl restart dovecot")
+        wait_until(asks, 20, "the master's new socket")
+        machine.run("systemctl stop dovecot && rm -r /run/dovecot && systemctl start dovecot")
+        wait_until(lambda: not asks(), 20, "the folder to be missed")
+        machine.run(RESTART)
+        wait_until(asks, 20, "the new folder")
         (revert,) = re.findall(r"`(systemctl revert .*?)`", INSTALL)
         machine.run(f"{revert} && systemctl restart {UNIT}")
         self.assertEqual(sources(machine)["master"], 0)
         wait_until(lambda: warnings(machine) == 1, 20, "the count to be kept")
+
+    def test_master_socket_is_no_way_to_root(self):
+        """systemd trusts root's uid on its sockets, capabilities or not: the system's, and root's own."""
+        machine = self.machine
+        # PAM would set this; here it does not know systemd.
+        user = "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/0\n"
+        machine.write("/etc/systemd/system/user@0.service.d/test.conf", user)
+        for command in [*MASTER_SOCKET, "systemctl start user@0"]:
+            machine.run(command)
+        configure(machine, WatchdogSec="2")
+        inside = f"nsenter --target={machine.show(UNIT, 'MainPID')} --mount --user --preserve-credentials"
+        inside += " setpriv --bounding-set=-all --inh-caps=-all --no-new-privs"
+
+        def attack(enter: str, file: str) -> str:
+            """What both managers say when they are told to make a file."""
+            said = machine.ask(f"{enter} systemd-run touch /root/system-{file}")
+            return said + machine.ask(f"{enter} env XDG_RUNTIME_DIR=/run/user/0 systemd-run --user touch /root/user-{file}")
+
+        # systemd makes its socket anew, then.
+        for number, command in enumerate(("true", "systemctl daemon-reexec")):
+            machine.run(command)
+            said = attack(inside, f"taken-{number}")
+            self.assertEqual((said.count("Failed to connect to bus"), said.count("Running as unit")), (2, 0), said)
+            attack("", f"given-{number}")
+            made = lambda: machine.ask("ls /root | grep -E '^(system|user)-'").split()
+            wait_until(lambda: len(made()) >= 2 * (number + 1), 20, "both to do it for those who may ask them")
+            self.assertEqual([file for file in made() if "taken" in file], [])
+        # Nor is there anybody else who could be asked. What is mounted alone, find takes for a file unless it is tested.
+        find = "find / -path /proc -prune -o -type s -print; find /run /var -exec test -S {} ';' -print"
+        machine.write("/find", f"({find}) 2>/dev/null | grep -vE '^(/var)?/run/dovecot/' | sort -u")
+        self.assertIn("/run/systemd/private", machine.ask("sh /find").splitlines())
+        self.assertEqual(machine.ask(f"{inside} sh /find"), "/run/systemd/notify")
+        self.assertIn("Permission denied", machine.ask(f"{inside} ls /proc/1/root/run"))
+        # The new systemd hears of the exporter as the old one did.
+        began = int(machine.show(UNIT, "WatchdogTimestampMonotonic"))
+        fed = lambda: int(machine.show(UNIT, "WatchdogTimestampMonotonic")) > began + 3_000_000
+        wait_until(fed, 20, "the watchdog to be fed for longer than it waits")
+        self.assertEqual(machine.show(UNIT, "NRestarts"), "0")
 
     def test_socket_activation(self):
         machine = self.machine
