@@ -21,6 +21,31 @@ COMMANDS = [line[4:] for line in PROSE.splitlines() if line.startswith("    ") a
 RULES = [line for line in COMMANDS if line.endswith((".rules.yml", "alertmanager.yml"))]
 
 
+class Numbers(unittest.TestCase):
+    """Those that stand in several places."""
+
+    cargo = (ROOT / "Cargo.toml").read_text()
+
+    def in_cargo(self, key: str) -> str:
+        return re.search(rf'^{key} = "(.*)"$', self.cargo, re.M)[1]
+
+    def test_rust(self):
+        for name in ("README.md", "docs/install.md"):
+            found = re.findall(r"\bRust (\d+\.\d+) or later", (ROOT / name).read_text())
+            self.assertEqual(found, [self.in_cargo("rust-version")], name)
+
+    def test_version(self):
+        """RELEASE.md names each file in which it is to be set."""
+        version, name = self.in_cargo("version"), self.in_cargo("name")
+        own = rf'^version = "{version}"|{name}:{version}|{name} = \{{.*version = "{version}"'
+        grep = ["git", "grep", "--extended-regexp", "--name-only", own, "--", ":!*.lock"]
+        files = subprocess.run(grep, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        self.assertIn("kubernetes/hosts/daemonset.yaml", files)
+        step = (ROOT / "RELEASE.md").read_text().partition("\n1. ")[2].partition("\n2. ")[0]
+        for file in files:
+            self.assertIn(f"`{file}`", step)
+
+
 class Commands(unittest.TestCase):
     def test_each_is_one_that_is_run(self):
         """`make test` is what runs this, and its parts run the rest; see the Makefile for what `build` does."""

@@ -231,12 +231,16 @@ class Manifests(unittest.TestCase):
 
     def test_documented(self):
         self.assertEqual([command.split()[:2] for command in COMMANDS if not command.startswith("sed ")],
-                         [["kubectl", "kustomize"], ["kubectl", "apply"], ["kubectl", "label"]])  # fmt: skip
+                         [["kubectl", verb] for verb in ("create", "create", "kustomize", "apply", "label")])
         documents = built()[0]["documented"]
         self.assertEqual({document["metadata"]["namespace"] for document in documents}, {"mail"})
         (version,) = re.findall('^version = "(.*)"$', (REPOSITORY / "Cargo.toml").read_text(), re.M)
-        for folder, host in {"documented": "registry.example.org", "hosts": "ghcr.io/OWNER", "example": "ghcr.io/OWNER"}.items():
-            self.assertEqual(container(built()[0][folder])["image"], f"{host}/{OURS}:{version}", "as in Cargo.toml")
+        (ours,) = re.findall(r"^  - name: (\S+)$", SECTION, re.M)
+        pushed = f"registry.example.org/{OURS}:{version}"
+        for folder, image in {"documented": pushed, "hosts": f"{ours}:{version}", "example": f"{ours}:{version}"}.items():
+            self.assertEqual(container(built()[0][folder])["image"], image, "as in Cargo.toml")
+        for text in (f"`podman push localhost/{OURS} docker://{pushed}`", f"`{ours}:{version}`"):
+            self.assertIn(text, " ".join(SECTION.split()))
         for kind in ("PodMonitor", "PrometheusRule"):
             self.assertEqual(one(documents, kind)["metadata"]["labels"]["release"], "kube-prometheus-stack")
         self.assertNotIn("example.org/runbook", json.dumps(documents))
@@ -247,6 +251,34 @@ class Manifests(unittest.TestCase):
         key, _, value = COMMANDS[-1].split()[-1].partition("=")
         for folder in ("hosts", "node-pods"):
             self.assertEqual(pod(built()[0][folder])["spec"]["nodeSelector"], {key: value})
+
+
+    def test_images(self):
+        """By their full names, which no engine has to guess; those of compose.yaml, as that is tried with stand-ins."""
+        composed = re.findall(r"^    image: (\S+)$", (REPOSITORY / "compose.yaml").read_text(), re.M)
+        for name in ("dovecot", "dovecot-log"):
+            image = container(built()[0]["example"], name)["image"]
+            self.assertTrue(image.startswith("docker.io/"), image)
+            self.assertIn(image, composed)
+
+    def test_secrets(self):
+        """Those that are created as documented are those that the example mounts, with what its configuration reads."""
+        made = {}
+        with tempfile.TemporaryDirectory() as folder:
+            # kubectl looks whether they belong together.
+            pair = "-nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=mail.example.org -keyout tls.key -out tls.crt"
+            subprocess.run(["openssl", "req", "-x509", *pair.split()], cwd=folder, check=True, capture_output=True)
+            Path(folder, "users").write_text("alice:{PLAIN}secret\n")
+            for command in (command for command in COMMANDS if " create " in command):
+                offline = [tools() / "kubectl", *shlex.split(command)[1:], "--dry-run=client", "--output=json"]
+                secret = json.loads(subprocess.run(offline, cwd=folder, capture_output=True, check=True).stdout)
+                self.assertEqual(secret["metadata"]["namespace"], "mail")
+                made[secret["metadata"]["name"]] = set(secret["data"])
+        volumes = pod(built()[0]["example"])["spec"]["volumes"]
+        self.assertEqual(set(made), {volume["secret"]["secretName"] for volume in volumes if "secret" in volume})
+        config = (FOLDER / "example/dovecot.conf").read_text()
+        for name, keys in made.items():
+            self.assertEqual(set(re.findall(rf"= /etc/{name}/(\S+)$", config, re.M)), keys)
 
 
 def groups(rules: Path) -> list[Document]:

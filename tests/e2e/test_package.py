@@ -29,6 +29,7 @@ MAKE_RPM, RPM_INSTALL, *RPM_START = commands("Red Hat and its kin")
 CARGO_BUILD, *BY_HAND = commands("systemd, by hand")
 MASTER_SOCKET = commands("The master's socket")
 SOCKET = commands("Socket activation")
+TLS = commands("TLS in the unit")
 
 
 def setUpModule() -> None:
@@ -304,11 +305,15 @@ class Debian(unittest.TestCase):
 
     def test_socket_activation(self):
         machine = self.machine
+        # It leaves flags that are there.
+        machine.run(RPM_START[0])
         refused = machine.ask(f"{NAME} --web.systemd-socket; echo $?").splitlines()
         self.assertIn("systemd handed over no socket", refused[-2])
         self.assertEqual(refused[-1], "2")
         for command in SOCKET:
             machine.run(command)
+        (both,) = re.findall(r"`(ARGS=.*--web.systemd-socket.*)`", INSTALL)
+        self.assertEqual(machine.run(f"grep -v '^#' /etc/default/{NAME}").strip(), both)
         self.assertEqual(machine.show(UNIT, "ActiveState"), "inactive")
         self.assertEqual(machine.value("dovecot_master_up"), 1)
         self.assertEqual(machine.show(UNIT, "ActiveState"), "active")
@@ -318,6 +323,25 @@ class Debian(unittest.TestCase):
         machine.run(f"apt reinstall ./{package('debian/*.deb').relative_to(REPOSITORY)}")
         self.assertEqual(machine.value("dovecot_master_up"), 1)
         self.assertEqual(machine.show(f"{UNIT}.socket", "SubState"), "running")
+
+
+    def test_tls(self):
+        """With the example of the package; the exporter reads it also with root's uid and no capability."""
+        machine = self.machine
+        with tempfile.TemporaryDirectory() as folder:
+            pair = "-nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=localhost -keyout server.key -out server.pem"
+            extra = "-addext subjectAltName=DNS:localhost -extensions v3_ca"
+            subprocess.run(["openssl", "req", "-x509", *pair.split(), *extra.split()], cwd=folder, check=True, capture_output=True)
+            for file in ("server.key", "server.pem"):
+                machine.write(f"/srv/{file}", Path(folder, file).read_text())
+        machine.run(f"cd /srv && cp server.pem ca.pem && cp /usr/share/doc/{NAME}/examples/web-config.yml .")
+        for command in [*TLS, *MASTER_SOCKET]:
+            machine.run(f"cd /srv && {command}")
+            if command == RESTART:
+                self.assertEqual(machine.run("stat -c %a:%U:%G /etc/" + NAME + "/server.key").strip(), "640:root:dovecot-exporter")
+                # All the rest is test_web_config's.
+                ask = "curl -sS --cacert /srv/server.pem https://localhost:9166/metrics"
+                self.assertIn("alert certificate required", machine.ask(ask))
 
 
 class OtherWays(unittest.TestCase):

@@ -223,6 +223,9 @@ JOURNAL: dict[str, Callable[[str], bool]] = {
     "journalctl -t dovecot _UID=0 *": lambda output: len(re.findall("being dropped$", output, re.M))
     == len(output.splitlines())
     > 0,
+    "journalctl -o cat *": lambda output: any(
+        re.fullmatch("master: Warning: service.* being dropped", line) for line in output.splitlines()
+    ),
     "journalctl -t dovecot -n 20 *": lambda output: "starting up" in output and "being dropped" in output,
 }
 
