@@ -41,19 +41,7 @@ pub fn status(config: Config, options: &Status) -> ExitCode {
 
 /// `advise`, to its exit code.
 pub fn advise(config: &Config, options: &Advise) -> ExitCode {
-    in_event_loop(false, async {
-        let source = match Source::here(config.clone()).await {
-            Ok(source) => source,
-            Err(reason) => return refuse(&reason),
-        };
-        let answer = advise::advise(config, options, &source).await;
-        source.end().await;
-        match answer {
-            Ok(advice) if options.json => printed(print(&json::advice(&advice))),
-            Ok(advice) => printed(print(&advice::lines(&advice))),
-            Err(reason) => refuse(&reason),
-        }
-    })
+    in_event_loop(false, async { advised(config, options).await.unwrap_or_else(|reason| refuse(&reason)) })
 }
 
 /// What this returns, without waiting for threads that hang.
@@ -66,6 +54,30 @@ fn in_event_loop(check: bool, answer: impl Future<Output = ExitCode>) -> ExitCod
         }
         Err(error) => no_answer(check, &format!("the system lets no event loop start: {error}")),
     }
+}
+
+/// Looks and says what to do, unless somebody stops it.
+async fn advised(config: &Config, options: &Advise) -> Result<ExitCode, String> {
+    let receive = |kind| signal(kind).map_err(|_| "the system lets no signal be received".to_owned());
+    let mut signals = (receive(SignalKind::interrupt())?, receive(SignalKind::terminate())?);
+    let source = select! {
+        source = Source::here(config.clone()) => source?,
+        code = told_to_stop(&mut signals) => {
+            // For the thread that now ends doveconf.
+            sleep(END_TIME).await;
+            return Ok(code);
+        }
+    };
+    let advice = select! {
+        advice = advise::advise(config, options, &source) => advice.map(Ok),
+        code = told_to_stop(&mut signals) => Ok(Err(code)),
+    };
+    source.end().await;
+    Ok(match advice? {
+        Ok(advice) if options.json => printed(print(&json::advice(&advice))),
+        Ok(advice) => printed(print(&advice::lines(&advice))),
+        Err(code) => code,
+    })
 }
 
 fn print(text: &str) -> io::Result<()> {
