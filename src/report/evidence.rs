@@ -88,12 +88,15 @@ pub async fn gather(
     }
     if let Some(facts) = there.map(|there| one(there, name)).transpose()? {
         let kept = facts.value(&metrics::SERVICE_PROCESS_MIN_AVAIL).unwrap_or_default();
-        if facts.mode() == Some(Mode::HighSecurity)
-            && let Some(peak) = facts.value(&metrics::SERVICE_PROCESSES_PEAK)
-        {
-            found.peak = found.peak.max(peak - kept);
+        let peak = facts.value(&metrics::SERVICE_PROCESSES_PEAK).map(|peak| (peak - kept).max(0.0));
+        let peak = peak.filter(|_| facts.mode() == Some(Mode::HighSecurity));
+        let now = clients(facts);
+        if let Some(most) = peak.into_iter().chain(now).reduce(f64::max) {
+            found.peak = found.peak.max(most);
+            let when =
+                if peak.is_some() { "at most in the exporter's last minute" } else { "by the exporter now" };
+            found.words.push(format!("{} clients {when}", most.round()));
         }
-        found.words.push(format!("{} clients at most in the exporter's last minute", found.peak.round()));
     }
     if let Some(url) = &options.prometheus {
         let (url, instance, service) = (url.clone(), options.instance.clone(), name.clone());
@@ -113,12 +116,15 @@ pub async fn gather(
         (found.span, found.growth) = (Some(history.span), history.growth);
     }
     if found.span.is_none() && clients(one(seen, name)?).is_none() {
+        let how = match &config.master_socket {
+            None => "run this as root".to_owned(),
+            Some(socket) if socket.as_os_str().is_empty() => {
+                "give --dovecot.master-socket its socket".to_owned()
+            }
+            Some(socket) => socket.display().to_string(),
+        };
         return Err(format!(
-            "How many clients {name} has cannot be told: let the master be asked ({}), or give --prometheus",
-            config
-                .master_socket
-                .as_ref()
-                .map_or("run this as root".to_owned(), |socket| socket.display().to_string())
+            "How many clients {name} has cannot be told: let the master be asked ({how}), or give --prometheus"
         ));
     }
     Ok(found)

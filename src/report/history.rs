@@ -53,17 +53,7 @@ pub fn read(
 ) -> Result<History, String> {
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let url = url.trim_end_matches('/');
-    let found = ask_all(url, instance, service, period, now);
-    found.map_err(|reason| reason.replace(url, &source::shown(url)))
-}
-
-fn ask_all(
-    url: &str,
-    instance: Option<&str>,
-    service: &Service,
-    period: Duration,
-    now: SystemTime,
-) -> Result<History, String> {
+    let shown = source::shown(url);
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let selector = match instance {
@@ -72,7 +62,7 @@ fn ask_all(
     };
     let window = period.as_secs().max(GROWTH_DAYS * DAY);
     let query = format!("max_over_time({CLIENTS}{{{selector}}}[1h])");
-    let (start, end) = ((now - window + HOUR).to_string(), now.to_string());
+    let (start, end) = (now.saturating_sub(window - HOUR).to_string(), now.to_string());
     let parameters = [("query", query.as_str()), ("start", &start), ("end", &end), ("step", "3600")];
     let found = by_instance(series(&ask(url, "query_range", &parameters)?, url)?);
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
@@ -80,20 +70,19 @@ fn ask_all(
         (Some(points), [_]) => points,
         (None, _) => {
             return Err(format!(
-                "Prometheus at {url} has no {CLIENTS} of {service}: load alerts/dovecot.rules.yml there, or name another service"
+                "Prometheus at {shown} has no {CLIENTS} of {service}: load alerts/dovecot.rules.yml there, or name another service"
             ));
         }
         (Some(_), names) => {
             return Err(format!(
-                "Prometheus at {url} has {} of several hosts: give --instance one of {}",
-                service,
+                "Prometheus at {shown} has {service} of several hosts: give --instance one of {}",
                 names.join(", ")
             ));
         }
     };
     let mut history = of(points, period, now).ok_or_else(|| {
         format!(
-            "Prometheus at {url} has nothing of {service} in the last {}: give a longer --period",
+            "Prometheus at {shown} has nothing of {service} in the last {}: give a longer --period",
             days(period)
         )
     })?;
@@ -108,21 +97,25 @@ fn ask_all(
 
 fn ask(url: &str, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
     let text = source::get(&format!("{url}/api/v1/{path}"), "application/json", parameters, ANSWER_TIME);
+    let shown = source::shown(url);
     let text = text.map_err(|error| match error {
         ureq::Error::Timeout(_) => format!(
-            "Prometheus at {url} does not answer within {} s: give a shorter --period, or --prometheus the URL of another",
+            "Prometheus at {shown} does not answer within {} s: give a shorter --period, or --prometheus the URL of another",
             ANSWER_TIME.as_secs()
         ),
         ureq::Error::StatusCode(401 | 403) => {
-            format!("Prometheus at {url} lets nobody in ({error}): give --prometheus a URL that it answers to anybody")
+            format!("Prometheus at {shown} lets nobody in ({error}): give --prometheus a URL that it answers to anybody")
         }
-        _ => format!("Prometheus at {url} cannot be read ({error}): give --prometheus the URL of a running one"),
+        _ => {
+            let error = error.to_string().replace(url, &shown);
+            format!("Prometheus at {shown} cannot be read ({error}): give --prometheus the URL of a running one")
+        }
     })?;
     serde_json::from_slice(&text).map_err(|_| no_prometheus(url))
 }
 
 fn no_prometheus(url: &str) -> String {
-    format!("{url} is no Prometheus: give --prometheus the URL of a running one")
+    format!("{} is no Prometheus: give --prometheus the URL of a running one", source::shown(url))
 }
 
 /// The instance and the points of each series.
@@ -277,5 +270,13 @@ mod tests {
             (days(Duration::from_secs(7 * DAY)), days(Duration::from_secs(HOUR))),
             ("7 days".into(), "1 hour".into())
         );
+    }
+
+    #[test]
+    fn a_clock_that_was_never_set() {
+        let service = Service::parse("imap-login").expect("a name");
+        let asked = |now| read("http://me:secret@127.0.0.1:1", None, &service, Duration::from_secs(DAY), now);
+        let refused = asked(SystemTime::UNIX_EPOCH).expect_err("nobody listens");
+        assert!(refused.starts_with("Prometheus at http://127.0.0.1:1 cannot be read ("), "{refused}");
     }
 }
