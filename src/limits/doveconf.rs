@@ -4,7 +4,7 @@ mod dump;
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process::{ExitStatus, Stdio},
@@ -81,7 +81,7 @@ pub async fn read(doveconf: &Path, config: &Path) -> Result<Limits, Trouble> {
         }),
         Err(failure) => {
             let words = in_words(doveconf, config, &failure);
-            let absent = matches!(&failure, Failure::Start(error) if error.kind() == io::ErrorKind::NotFound);
+            let absent = matches!(&failure, Failure::Start(error) if error.kind() == ErrorKind::NotFound);
             Err(if absent { Trouble::Absent(words) } else { Trouble::Failed(words) })
         }
     }
@@ -123,10 +123,14 @@ async fn run_twice(doveconf: &Path, options: &[&str], config: &Path) -> Result<(
     Ok((all, explicitly))
 }
 
+/// Why a program of Dovecot has no answer.
 #[derive(Debug)]
-enum Failure {
+pub enum Failure {
+    /// It cannot be run, or says too much.
     Start(io::Error),
+    /// It failed, and said this last.
     Exit(String),
+    /// It took too long.
     TooSlow,
 }
 
@@ -148,7 +152,7 @@ fn in_words(doveconf: &Path, config: &Path, failure: &Failure) -> String {
     }
 }
 
-/// A process group that is killed with this value: `doveconf`, and what a wrapper script started in its place.
+/// A process group that is killed with this value: the program, and what a wrapper script started in its place.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -158,19 +162,30 @@ impl Drop for Group {
     }
 }
 
-/// Runs it with a pipe for its output, which is returned with what it says of errors: `doveconf` of 2.4 can fail when
-/// the output is a file.
+/// Runs `doveconf`, which returns its output and what it says of errors.
 async fn run(
     doveconf: &Path,
     options: &[&str],
     config: &Path,
     settings: &[&str],
 ) -> Result<(String, String), Failure> {
-    let mut child = Command::new(doveconf)
+    run_any(doveconf, options, config, settings, MAX_OUTPUT).await
+}
+
+/// Runs a program of Dovecot with a pipe for its output, which is returned with what it says of errors, both shorter than
+/// `most` bytes: `doveconf` of 2.4 can fail when the output is a file.
+pub async fn run_any(
+    program: &Path,
+    options: &[&str],
+    config: &Path,
+    rest: &[&str],
+    most: u64,
+) -> Result<(String, String), Failure> {
+    let mut child = Command::new(program)
         .args(options)
         .arg("-c")
         .arg(config)
-        .args(settings)
+        .args(rest)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -180,7 +195,7 @@ async fn run(
     let mut group = Group(child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let all = async {
-        let (stdout, stderr) = tokio::try_join!(read_all(stdout), read_all(stderr))?;
+        let (stdout, stderr) = try_join!(read_all(stdout, most), read_all(stderr, most))?;
         let status = child.wait().await?;
         group.0 = None;
         Ok((stdout, stderr, status))
@@ -198,10 +213,16 @@ async fn run(
     }
 }
 
-async fn read_all(stream: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
+async fn read_all(stream: Option<impl AsyncRead + Unpin>, most: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
-        stream.take(MAX_OUTPUT).read_to_end(&mut bytes).await?;
+        stream.take(most).read_to_end(&mut bytes).await?;
+    }
+    if bytes.len() as u64 == most {
+        return Err(io::Error::new(
+            ErrorKind::FileTooLarge,
+            format!("it prints more than {} MiB", most >> 20),
+        ));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

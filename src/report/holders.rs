@@ -1,14 +1,16 @@
 //! `status --top`: who has most connections. Shown to people, and nowhere kept.
 
-use std::{collections::BTreeMap, fmt::Write, path::Path, process::Stdio, time::Duration};
-
-use tokio::{process::Command, time::timeout};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use super::words::{COLUMNS, tame};
-use crate::{cli::Config, processes::titles};
+use crate::{
+    cli::Config,
+    limits::doveconf::{Failure, run_any},
+    processes::titles,
+};
 
-/// For `doveadm who`.
-const TIME: Duration = Duration::from_secs(5);
+/// Of `doveadm who`: 60 bytes for each of a million sessions.
+const MAX_OUTPUT: u64 = 64 << 20;
 
 /// One who has connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -81,20 +83,15 @@ fn top(all: &[Who], idle: Option<&[Who]>, name: fn(&Who) -> &String, most: usize
 async fn who(doveconf: &Path, config: &Path) -> Result<Vec<Who>, String> {
     // It is where doveconf is.
     let doveadm = doveconf.with_file_name("doveadm");
-    let mut command = Command::new(&doveadm);
-    command.arg("-c").arg(config).args(["-f", "tab", "who", "-1"]);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match timeout(TIME, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(format!("{} cannot be run: {error}", doveadm.display())),
-        Err(_) => return Err(format!("{} did not answer", doveadm.display())),
-    };
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().last().map_or_else(|| output.status.to_string(), |said| tame(said, 200));
-        return Err(said);
-    }
-    table(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| "doveadm printed no table".to_owned())
+    let (shown, _) =
+        run_any(&doveadm, &[], config, &["-f", "tab", "who", "-1"], MAX_OUTPUT).await.map_err(|failure| {
+            match failure {
+                Failure::Start(error) => format!("{} cannot be run: {error}", doveadm.display()),
+                Failure::Exit(said) => tame(&said, 200),
+                Failure::TooSlow => format!("{} did not answer", doveadm.display()),
+            }
+        })?;
+    table(&shown).ok_or_else(|| "doveadm printed no table".to_owned())
 }
 
 /// Reads a table with tabs between its columns, whose names come first.
@@ -129,6 +126,8 @@ pub fn lines(holders: &Holders) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[test]
@@ -150,5 +149,33 @@ mod tests {
         assert_eq!(table("").expect("nobody"), []);
         assert_eq!(table("nonsense\n"), None);
         assert_eq!(table("username\tip\nu1\n"), None);
+    }
+
+    #[test]
+    fn a_doveadm_without_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("a file");
+            path
+        };
+        // It starts what outlives itself.
+        let text = "#!/bin/sh\nsleep 1000 &\necho $! >\"$0.pid\"\nexec cat /dev/zero\n";
+        let doveadm = file("doveadm", text);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let reason =
+            runtime.block_on(who(&folder.path().join("doveconf"), Path::new("/nowhere"))).expect_err("zeros");
+        assert_eq!(reason, format!("{} cannot be run: it prints more than 64 MiB", doveadm.display()));
+        let pid = fs::read_to_string(folder.path().join("doveadm.pid")).expect("a file");
+        let ended = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        let waited = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            ended()
+        });
+        assert!(waited, "{pid} lives on");
     }
 }
