@@ -216,6 +216,7 @@ impl Config {
             }),
             restart_request_count: count,
             vsz_limit: self.vsz_limit(service),
+            reuse_port: false,
         }
     }
 }

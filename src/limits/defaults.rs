@@ -145,6 +145,7 @@ impl BuiltIn {
             process_min_avail: Some(self.process_min_avail),
             restart_request_count: self.restart_request_count,
             vsz_limit: Some(Limit::Of(vsz_limit)),
+            reuse_port: false,
         }
     }
 }

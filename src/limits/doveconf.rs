@@ -36,7 +36,7 @@ const MAX_OUTPUT: u64 = 4 << 20;
 /// What is asked for. A dump of everything would leave out, in 2.4, the services that the configuration does not
 /// name; the block `service` has all. An unknown setting, such as `service_client_limit` is to 2.3, is passed over
 /// in silence.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 16] = [
     "base_dir",
     "instance_name",
     "listen",
@@ -51,6 +51,7 @@ const SETTINGS: [&str; 15] = [
     "service_process_min_avail",
     "service_restart_request_count",
     "service_vsz_limit",
+    "service_reuse_port",
     "service",
 ];
 
@@ -276,6 +277,7 @@ impl<'a> Settled<'a> {
             process_min_avail: min_avail.and_then(|number| number.parse().ok()),
             restart_request_count: count,
             vsz_limit: self.vsz_limit(service),
+            reuse_port: self.setting(service, "reuse_port") == Some("yes"),
         }
     }
 

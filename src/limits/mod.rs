@@ -71,6 +71,9 @@ pub struct Settings {
     pub restart_request_count: Option<Limit>,
     /// Bytes of address space that one process may have.
     pub vsz_limit: Option<Limit<u64>>,
+    /// Whether each process has its own sockets, from 2.4.4 on, where doveconf tells: Dovecot then demands as many as
+    /// [`process_limit`](Self::process_limit) of them at all times.
+    pub reuse_port: bool,
 }
 
 /// The `client_limit` in force: the master takes the smaller of the two (`service_create`, src/master/service.c).

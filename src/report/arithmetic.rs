@@ -138,7 +138,7 @@ fn whole(number: f64) -> u32 {
 /// Up to two significant digits.
 pub fn rounded_up(number: u32) -> u32 {
     let step = 10_u32.pow(number.max(1).ilog10().saturating_sub(1));
-    number.div_ceil(step) * step
+    number.div_ceil(step).saturating_mul(step)
 }
 
 /// Processes that clients share.
@@ -257,6 +257,11 @@ mod tests {
                 prop_assert!(shape.capacity() + u64::from(number.div_ceil(most) + ready) > number.into());
             }
         }
+    }
+
+    #[test]
+    fn no_number_is_too_high_to_round() {
+        assert_eq!((rounded_up(4_200_000_000), rounded_up(u32::MAX)), (4_200_000_000, u32::MAX));
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub fn remedy(host: &Host, service: &Service, way: Way, clients: Clients) -> Opt
     draft.backend(name, clients);
     draft.stats(name, clients);
     draft.required();
+    draft.reuse_port();
     draft.files(way, name);
     draft.tasks(name, clients);
     draft.remedy.somaxconn =
@@ -159,7 +160,7 @@ fn own(host: &Host, service: &Service, settings: &Settings, way: Way, wanted: Cl
         if settings.process_limit == Some(Limit::Of(1)) && client_limit > 1 {
             values.insert("client_limit", clients.into());
         } else {
-            values.insert("process_limit", clients.div_ceil(client_limit).max(min_avail).into());
+            values.insert("process_limit", clients.div_ceil(client_limit.max(1)).max(min_avail).into());
         }
         return values;
     }
@@ -285,6 +286,20 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Dovecot 2.4.4 takes no other `process_min_avail` there.
+    fn reuse_port(&mut self) {
+        for (name, values) in &mut self.changes {
+            if self.host.limits.services[*name].reuse_port
+                && let Some(limit) = values.get("process_limit").copied()
+            {
+                values.insert("process_min_avail", limit);
+                self.remedy.others.push(format!(
+                    "{name}: with reuse_port = yes, process_min_avail must be what process_limit is"
+                ));
+            }
+        }
+    }
+
     /// Dovecot compares with the largest `client_limit`; a client over TLS takes two files of a process that is shared.
     fn files(&mut self, way: Way, service: &Service) {
         let of = |name: &Service, settings: &Settings| {
@@ -294,8 +309,9 @@ impl<'a> Draft<'a> {
         let largest = self.host.limits.services.iter().map(|(name, settings)| of(name, settings)).max();
         let largest = largest.unwrap_or_default().max(DEFAULT_CLIENTS);
         let shared = way == Way::Shared && service.as_str().ends_with("-login");
-        let own = if shared { 2 * of(service, &self.host.limits.services[service]) } else { 0 };
-        let needed = largest.max(own) + OTHER_FILES;
+        let clients = of(service, &self.host.limits.services[service]);
+        let own = if shared { clients.saturating_mul(2) } else { 0 };
+        let needed = largest.max(own).saturating_add(OTHER_FILES);
         let Some(open) = self.host.open_files.filter(|open| *open < f64::from(needed)) else { return };
         let line = format!("LimitNOFILE={}", rounded_up(needed).max(UNIT_FILES));
         self.remedy

@@ -75,6 +75,23 @@ fn settings_for_all_services_at_once() {
     assert_eq!(shown(&parse(all, explicit).expect("services")), ["auth 100 7", "imap 1024 3", "lmtp 5 7"]);
 }
 
+/// Made up: no such release was at hand. Before 2.4.4 it was a listener's, and demanded nothing.
+#[test]
+fn processes_with_sockets_of_their_own() {
+    let of = |global: &str, own: &str, listener: &str| {
+        let text = format!(
+            "{global}service imap-login {{\n  {own}\n  inet_listener imap {{\n    {listener}\n  }}\n}}\n"
+        );
+        self::of(&parse(&text, "").expect("services"), "imap-login").reuse_port
+    };
+    assert!(
+        of("", "reuse_port = yes", "port = 143")
+            && of("service_reuse_port = yes\n", "type = login", "port = 143")
+    );
+    assert!(!of("", "reuse_port = no", "port = 143") && !of("", "type = login", "reuse_port = yes"));
+    assert!(!of("service_reuse_port = yes\n", "reuse_port = no", "port = 143"));
+}
+
 #[test]
 fn what_is_no_output_of_doveconf() {
     for text in ["", "hello\n", "service x {", "process_limit = 5\n", "  process_limit = 5\n}\n"] {

@@ -133,3 +133,41 @@ fn a_block() {
     }
     assert!(remedy(&host, &service("pop3-login"), Way::Shared, wanted(5)).is_none());
 }
+
+#[test]
+fn limits_at_both_ends() {
+    let mut host = host("2.3.21", (100, true), 1024, [1000, 1000, 1000], 65535);
+    let mut set = |name: &str, limit| {
+        host.limits.services.get_mut(&service(name)).expect("it is there").client_limit =
+            Some(Limit::Of(limit));
+    };
+    // default_client_limit = 0
+    set("imap", 0);
+    set("auth", u32::MAX - 1);
+    let more = remedy(&host, &service("imap"), Way::Processes, wanted(50)).expect("a service");
+    assert!(more.block.contains("service imap {\n  process_limit = 50\n}"), "{}", more.block);
+    assert_eq!(more.unit[0].0, "LimitNOFILE=4294967295");
+    host.limits.services.get_mut(&service("imap-login")).expect("it is there").client_limit =
+        Some(Limit::Of(3_000_000_000));
+    host.limits.services.get_mut(&service("imap-login")).expect("it is there").restart_request_count =
+        Some(Limit::Unlimited);
+    let shared = remedy(&host, &service("imap-login"), Way::Shared, wanted(50)).expect("a service");
+    assert_eq!(shared.unit[0].0, "LimitNOFILE=4294967295");
+}
+
+/// 2.4.4 refuses other numbers; made up, since no such release was at hand.
+#[test]
+fn as_many_are_ready_as_may_be_where_each_has_its_own_sockets() {
+    let mut host = host("2.4.4", (4, false), 100, [1000, 1000, 1000], 65535);
+    for name in ["imap-login", "imap"] {
+        host.limits.services.get_mut(&service(name)).expect("it is there").reuse_port = true;
+    }
+    let shared = remedy(&host, &service("imap-login"), Way::Shared, wanted(2000)).expect("a service");
+    assert!(shared.block.contains("  process_limit = 6\n  process_min_avail = 6\n"), "{}", shared.block);
+    assert!(
+        shared.block.contains("  process_limit = 2000\n  process_min_avail = 2000\n"),
+        "{}",
+        shared.block
+    );
+    assert_eq!(shared.others.iter().filter(|why| why.contains("reuse_port = yes")).count(), 2);
+}
