@@ -158,10 +158,10 @@ fn check_advice(name: &str, proc: &Proc, doveconf: &str, kib_available: u32) {
     write(&proc.path().join("sys/net/core/somaxconn"), "8\n");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let doveconf = doveconf.replace("tests/fixtures", fixtures.to_str().expect("text"));
+    script(folder, "doveconf", &doveconf);
     let output = Command::new(env!("CARGO_BIN_EXE_dovecot-capacity-exporter"))
         .args(["advise", "imap-login", "--dovecot.master-socket=", "--dovecot.log-file=dovecot.log"])
-        .args(["--path.procfs=proc", "--dovecot.config=dovecot.conf"])
-        .arg(format!("--dovecot.doveconf={}", script(folder, "doveconf", &doveconf)))
+        .args(["--path.procfs=proc", "--dovecot.config=dovecot.conf", "--dovecot.doveconf=./doveconf"])
         .current_dir(folder)
         .env_clear()
         .envs([("PATH", "/usr/bin:/bin"), ("TZ", "UTC")])

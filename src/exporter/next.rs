@@ -26,6 +26,8 @@ use crate::{
 pub struct Next {
     /// Clients that wait, and how many may, if that is known of each socket.
     queues: BTreeMap<(Service, u16), (u64, Option<u64>)>,
+    /// Clients that may wait at that of a service's sockets where fewest may, if that is known.
+    pub shortest_queues: BTreeMap<Service, u32>,
     client_limits_required: BTreeMap<Service, u32>,
     resident: BTreeMap<Service, u64>,
     tasks: Option<Tasks>,
@@ -63,6 +65,10 @@ impl Next {
                 let (clients, limit) = next.queues.entry(port).or_insert((0, Some(0)));
                 *clients += u64::from(queue.clients);
                 *limit = limit.zip(queue.limit).map(|(sum, limit)| sum + u64::from(limit));
+                if let Some(limit) = queue.limit {
+                    let shortest = next.shortest_queues.entry(listener.service.clone()).or_insert(limit);
+                    *shortest = limit.min(*shortest);
+                }
             }
         }
         next

@@ -6,6 +6,7 @@ use super::{
     advise::{Advice, Choice, Confidence},
     arithmetic::Number,
     blocks::{Remedy, Way},
+    shell::quoted,
     words::{COLUMNS, bytes, count, wrap},
 };
 
@@ -160,17 +161,22 @@ fn costs(advice: &Advice, choice: &Choice, remedy: &Remedy) -> String {
 /// Where the block belongs: a sentence, and the path on a line of its own where it fits no sentence and must not be cut.
 fn paste(advice: &Advice, remedy: &Remedy) -> (String, String) {
     let own = remedy.block.split('}').next().unwrap_or_default();
-    let mut places: Vec<&str> = Vec::new();
-    for (key, place) in &advice.set_in {
-        // A file may be read twice.
-        if own.contains(&format!("  {key} = ")) && !places.contains(&place.as_str()) {
-            places.push(place);
+    let now = match &advice.set_in {
+        Err(reason) => format!("; what it overrides cannot be told, since {reason}"),
+        Ok(set_in) => {
+            let mut places: Vec<&str> = Vec::new();
+            for (key, place) in set_in {
+                // A file may be read twice.
+                if own.contains(&format!("  {key} = ")) && !places.contains(&place.as_str()) {
+                    places.push(place);
+                }
+            }
+            if places.is_empty() {
+                String::new()
+            } else {
+                format!(" and which thereby overrides {}", places.join(", "))
+            }
         }
-    }
-    let now = if places.is_empty() {
-        String::new()
-    } else {
-        format!(" and which thereby overrides {}", places.join(", "))
     };
     let file = advice.file.display().to_string();
     if file.chars().count() > COLUMNS - 20 {
@@ -204,25 +210,21 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
     }
     if let Some(somaxconn) = remedy.somaxconn {
         step(text, "Let as many wait as may be served, now and after the next boot:");
-        command(
-            text,
-            &format!("sysctl -w net.core.somaxconn={somaxconn} > /etc/sysctl.d/dovecot-queue.conf"),
-        );
+        let set = format!("sysctl -w net.core.somaxconn={somaxconn} > /etc/sysctl.d/dovecot-queue.conf");
+        command(text, &typed(&[], &set));
     }
-    let config = match advice.config.to_string_lossy() {
-        path if path == "/etc/dovecot/dovecot.conf" => String::new(),
-        path => format!(" -c {path}"),
-    };
     let (how, why) = match (&advice.host.unit, remedy.restart) {
-        (Some(unit), true) => (format!(" && systemctl restart {}", short(unit)), restart_reason(remedy)),
-        (None, true) => (String::new(), format!("Then restart Dovecot. {}", restart_reason(remedy))),
-        (_, false) => (format!(" && doveadm{config} reload"), queue(advice, remedy)),
+        (Some(unit), true) => {
+            (typed(&[], &format!("&& systemctl restart {}", short(unit))), restart_reason(remedy))
+        }
+        (None, true) => (vec![], format!("Then restart Dovecot. {}", restart_reason(remedy))),
+        (_, false) => ([typed(&[], "&&"), typed(&advice.doveadm, "reload")].concat(), queue(advice, remedy)),
     };
     step(text, "Bring it into force, if Dovecot takes it:");
-    command(text, &format!("doveconf{config} -n > /dev/null{how}"));
+    command(text, &[typed(&advice.doveconf, "-n > /dev/null"), how].concat());
     push(text, &format!("     {why}"), 5);
     step(text, "Verify:");
-    command(text, &format!("doveadm{config} service status {}", advice.service));
+    command(text, &typed(&advice.doveadm, &format!("service status {}", advice.service)));
     let shown = match remedy.processes {
         1 => "the new client_limit".to_owned(),
         processes => format!("process_limit: {processes}"),
@@ -233,14 +235,19 @@ fn steps(text: &mut String, advice: &Advice, remedy: &Remedy) {
 }
 
 /// As one types it.
-fn short(unit: &str) -> &str {
-    unit.strip_suffix(".service").unwrap_or(unit)
+fn short(unit: &str) -> String {
+    quoted(unit.strip_suffix(".service").unwrap_or(unit))
+}
+
+/// Those of a command: in `start` are some with a space.
+fn typed(start: &[String], rest: &str) -> Vec<String> {
+    start.iter().cloned().chain(rest.split(' ').map(ToOwned::to_owned)).collect()
 }
 
 /// A line to paste: where it is too long for the screen the shell reads it as one.
-fn command(text: &mut String, command: &str) {
+fn command(text: &mut String, words: &[String]) {
     let mut column = 0;
-    for word in command.split(' ') {
+    for word in words {
         let length = word.chars().count();
         if column > 0 && column + length + 3 > COLUMNS {
             text.push_str(" \\\n");
@@ -271,9 +278,11 @@ fn restart_reason(remedy: &Remedy) -> String {
 /// A reload does not make it longer.
 fn queue(advice: &Advice, remedy: &Remedy) -> String {
     let now = "A reload disconnects everybody once, after some seconds (not with shutdown_clients = no).";
-    match advice.queue.filter(|queue| *queue < remedy.capacity) {
+    match advice.queue.filter(|queue| f64::from(*queue) < remedy.capacity) {
         Some(queue) => {
-            format!("{now} The queue for waiting clients stays at {} until a restart.", count(Some(queue)))
+            format!(
+                "{now} The queue for waiting clients stays at {queue} for each address and port until a restart."
+            )
         }
         None => format!("{now} A longer queue for waiting clients takes a restart."),
     }

@@ -15,6 +15,7 @@ use super::{
     facts::{Mode, ServiceFacts, WAITED_FOR},
     footprint::{self, Process},
     history::days,
+    shell,
     source::{Seen, Source},
     troubles::{self, Level},
     words,
@@ -61,14 +62,16 @@ pub struct Advice {
     pub flaws: Vec<String>,
     /// The host.
     pub host: Host,
-    /// The configuration, where what is read last is, and what sets it now.
-    pub config: PathBuf,
+    /// The words that start `doveconf`, for a shell.
+    pub doveconf: Vec<String>,
+    /// The words that start `doveadm`.
+    pub doveadm: Vec<String>,
     /// The file to append to.
     pub file: PathBuf,
-    /// What of it is set now: the setting, and the place.
-    pub set_in: Vec<(String, String)>,
-    /// Clients that may wait.
-    pub queue: Option<f64>,
+    /// What of it is set now: the setting, and the place; the error is why that cannot be told.
+    pub set_in: Result<Vec<(String, String)>, String>,
+    /// Clients that may wait at each socket at least.
+    pub queue: Option<u32>,
 }
 
 /// How sure it is.
@@ -187,6 +190,10 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
     let on_disk = waiting(&demand, facts, &host);
     let ways: &[Way] = match (demand.is_met() || on_disk.is_some(), facts.is_login()) {
         (true, _) => &[],
+        // Whoever comes to a process with one client would be turned away, though others are free.
+        (false, true) if host.limits.services.get(name).is_some_and(|settings| settings.reuse_port) => {
+            &[Way::Shared]
+        }
         (false, true) => &[Way::Processes, Way::Shared],
         (false, false) => &[Way::Processes],
     };
@@ -207,8 +214,9 @@ fn reckon(config: &Config, seen: &Seen, facts: &ServiceFacts, host: Host, eviden
         options,
         file: places::last_file(&config.dovecot_config).unwrap_or_else(|| config.dovecot_config.clone()),
         set_in: places::of_setting(&config.dovecot_config, name, &KEYS),
-        config: config.dovecot_config.clone(),
-        queue: facts.value(&metrics::LISTENER_QUEUE_LIMIT),
+        doveconf: shell::doveconf(config),
+        doveadm: shell::doveadm(config),
+        queue: seen.queues.get(name).copied(),
         service: name.clone(),
         seen: evidence.words,
         host,
@@ -312,7 +320,7 @@ fn recommend(on: &Ground, options: &[Choice], on_disk: Option<f64>) -> (Option<W
     if let Some(clients) = on_disk {
         let clients = words::count(Some(clients));
         let text = format!(
-            "doveadm reload. The limits on disk are for {clients} clients already, and Dovecot has not read them"
+            "reload Dovecot. The limits on disk are for {clients} clients already, and Dovecot has not read them"
         );
         (None, text)
     } else if options.is_empty() {
@@ -320,6 +328,14 @@ fn recommend(on: &Ground, options: &[Choice], on_disk: Option<f64>) -> (Option<W
         let text =
             format!("leave it as it is. {least} would do for the peak with a fifth of room above it{growth}");
         (None, text)
+    } else if let [Choice { way, remedy: Some(_), .. }] = options {
+        let why = match way {
+            Way::Shared => {
+                ": with reuse_port = yes a process for each client would turn away whoever comes to a busy one"
+            }
+            Way::Processes => "",
+        };
+        (Some(*way), format!("it is the only way{why}"))
     } else if on.facts.mode() == Some(Mode::Performance) && shared.is_some() {
         (Some(Way::Shared), "option 2, since it is in performance mode already".to_owned())
     } else if let Some(number) = processes {
@@ -331,8 +347,7 @@ fn recommend(on: &Ground, options: &[Choice], on_disk: Option<f64>) -> (Option<W
             Some(_) => "There is memory for it",
         };
         let text = "option 1: a login process has one client's password and traffic and no other's";
-        let only = "it is the only way".to_owned();
-        (Some(Way::Processes), if login { format!("{text}. {memory}") } else { only })
+        (Some(Way::Processes), format!("{text}. {memory}"))
     } else if shared.is_some() {
         let text = "option 2 (performance mode): for a process for each client there is no memory";
         (Some(Way::Shared), text.to_owned())

@@ -179,7 +179,8 @@ mod tests {
         }
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.into());
         let since = Since { time: None, what: "the log".to_owned() };
-        Seen { facts: Facts::of(&page), at, since, reasons: vec![], master: None, configured: None }
+        let queues = [].into();
+        Seen { facts: Facts::of(&page), at, since, reasons: vec![], master: None, configured: None, queues }
     }
 
     fn verdict_on(seen: &Seen) -> (State, String) {

@@ -51,6 +51,7 @@ pub fn line(seen: &Seen, troubles: &[Trouble], top: Option<Result<Holders, Strin
 /// `advise --json`: one object, in one line.
 pub fn advice(advice: &Advice) -> String {
     let process = |process: &Process| json!({ "service": process.service.as_str(), "bytes": number(process.bytes.round()), "how": process.how });
+    let place = |(key, place): &(String, String)| json!({ "setting": key, "place": place });
     let answer = known([
         ("service", Some(advice.service.as_str().into())),
         ("dovecot_version", Some(advice.host.version.as_str().into())),
@@ -75,12 +76,7 @@ pub fn advice(advice: &Advice) -> String {
         ("recommended_reason", Some(advice.recommended.1.as_str().into())),
         ("flaws", Some(advice.flaws.iter().map(|flaw| Value::from(flaw.as_str())).collect())),
         ("file", Some(advice.file.display().to_string().into())),
-        (
-            "set_in",
-            Some(
-                advice.set_in.iter().map(|(key, place)| json!({ "setting": key, "place": place })).collect(),
-            ),
-        ),
+        ("set_in", advice.set_in.as_ref().ok().map(|places| places.iter().map(place).collect())),
         ("unit", advice.host.unit.as_deref().map(Value::from)),
     ]);
     printed(&answer)

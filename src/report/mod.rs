@@ -12,6 +12,7 @@ pub mod history;
 pub mod holders;
 pub mod json;
 pub mod run;
+pub mod shell;
 pub mod source;
 pub mod status;
 pub mod troubles;

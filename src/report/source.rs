@@ -1,6 +1,7 @@
 //! Where a page comes from: this host, or a running exporter.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead, BufReader, Read},
     sync::Arc,
@@ -25,6 +26,7 @@ use crate::{
     },
     log::{lines::MAX_LINE, stamp},
     metrics::{self, Page},
+    service::Service,
 };
 
 /// For a page of a running exporter.
@@ -51,6 +53,8 @@ pub struct Seen {
     pub master: Option<i32>,
     /// When the master last read its configuration, on this host.
     pub configured: Option<SystemTime>,
+    /// Clients that may wait at each socket of a service at least, on this host.
+    pub queues: BTreeMap<Service, u32>,
 }
 
 /// Since when drop warnings are counted.
@@ -165,7 +169,8 @@ impl Here {
             census.generation?;
             at.checked_sub(census.generation_age)
         });
-        Seen { facts, at, since, reasons, master, configured }
+        let queues = reading.next.shortest_queues.clone();
+        Seen { facts, at, since, reasons, master, configured, queues }
     }
 }
 
@@ -224,5 +229,5 @@ fn fetch(url: &str) -> Result<Seen, String> {
     let time = time.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time));
     let what = if facts.has_state { "the exporter's state" } else { "the exporter's start" };
     let since = Since { time, what: what.to_owned() };
-    Ok(Seen { facts, at, since, reasons: vec![], master: None, configured: None })
+    Ok(Seen { facts, at, since, reasons: vec![], master: None, configured: None, queues: BTreeMap::new() })
 }

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import tempfile
 import threading
@@ -147,6 +148,9 @@ class Advise:
         self.assertEqual((option["restart"], answer["recommended"]), (restart, recommended))
         self.assertTrue(answer["dovecot_version"].startswith(self.generation))
         self.assertGreater(option["clients"], LIMIT)
+        if not restart:
+            stays = f"The queue for waiting clients stays at {LIMIT} for each address and port until a restart."
+            self.assertIn(stays, " ".join(text.split()))
         own = option["block"].partition("}")[0]
         self.assertEqual("vsz_limit" in own, way == "shared" and restart, own)
         mark, warned = len(dovecot.log_text()), len(dovecot.warnings())
@@ -192,6 +196,53 @@ class Advise:
             "stats": {"client_limit": 25},
             "imap": {"process_limit": LIMIT + 1},
         }
+
+    def wrapper(self: Any, folder: Path, tool: Path, script: str) -> Path:
+        """A program in place of `tool`."""
+        path = folder / tool.name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def test_commands_as_they_are_pasted(self: Any) -> None:
+        """Into a shell, which reads blanks and quotes its own way."""
+        dovecot = self.start()
+        folder = dovecot.lab / "it's a $(place)"
+        folder.mkdir()
+        for tool in (dovecot.doveconf, dovecot.doveadm):
+            self.wrapper(folder, tool, f'exec {tool} "$@"')
+        config = folder / "dovecot.conf"
+        config.symlink_to(dovecot.config)
+        here = [f"--dovecot.config={config}", f"--dovecot.doveconf={folder / 'doveconf'}", f"--dovecot.log-file={dovecot.log_path}"]
+        with Clients(dovecot) as clients:
+            clients.idle(LIMIT)
+            text = run(*here).stdout
+        self.apply(dovecot, {"block": f"service {SERVICE} {{\n  process_limit = {LIMIT * 2}\n}}\n", "restart": False})
+        found = re.findall(r"^  \d\. (Bring it into force|Verify).*:\n((?:       .*\n)+)", text, re.MULTILINE)
+        self.assertEqual([what for what, _ in found], ["Bring it into force", "Verify"] * 2, text)
+        for what, command in found:
+            done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE)
+            self.assertEqual(done.returncode, 0, (command, done))
+            self.assertEqual("process_limit: 10" in done.stdout, what == "Verify", done)
+
+    def test_interrupted(self: Any) -> None:
+        """Whenever that is, no doveconf is left behind that hangs."""
+        dovecot = self.start()
+        pid = dovecot.lab / "doveconf.pid"
+        hang = f"echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 1000"
+        (dovecot.lab / "slow").mkdir()
+        for script in (hang, f'case " $* " in *" -n "*) {hang};; esac; exec {dovecot.doveconf} "$@"'):
+            slow = self.wrapper(dovecot.lab / "slow", dovecot.doveconf, script)
+            here = [flag for flag in flags(dovecot) if "doveconf=" not in flag]
+            with self.subTest(script):
+                command = [str(exporter_path()), "advise", *here, f"--dovecot.doveconf={slow}"]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as advise:
+                    wait_until(pid.exists, PATIENCE, "doveconf")
+                    started = pid.read_text().strip()
+                    advise.send_signal(signal.SIGINT)
+                    self.assertEqual((advise.wait(PATIENCE), advise.stdout.read()), (130, b""))
+                wait_until(lambda: not os.path.exists(f"/proc/{started}"), PATIENCE, "doveconf to end")
+                pid.unlink()
 
     def test_other_services(self: Any) -> None:
         """`imap` has one remedy; what it needs is taken."""
@@ -260,7 +311,22 @@ class Advise:
             wait_until(lambda: exporter.value(peak, service=SERVICE, window="1m") == LIMIT, PATIENCE, "the peak")
         wait_until(lambda: ask(*flags(dovecot))["in_use"] == 0, PATIENCE, "the end")
         self.assertEqual(ask(*flags(dovecot))["peak"], 0)
-        self.assertEqual(ask("--from", exporter.address, *flags(dovecot))["peak"], LIMIT)
+        answer = ask("--from", exporter.address, *flags(dovecot))
+        self.assertEqual(answer["peak"], LIMIT)
+        self.assertIn(f"{LIMIT} clients at most in the exporter's last minute", answer["seen"])
+
+    def test_what_the_exporter_has_not_seen(self: Any) -> None:
+        """Is not said to be of its last minute."""
+        dovecot = self.start()
+        exporter = self.enterContext(Exporter(dovecot))
+        wait_until(lambda: exporter.value("dovecot_service_processes_peak", service=SERVICE, window="1m") == 0, PATIENCE, "a page")
+        page = says(self, 200, exporter.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")[2])
+        with Clients(dovecot) as clients:
+            clients.idle(LIMIT)
+            wait_until(lambda: ask(*flags(dovecot))["in_use"] == LIMIT, PATIENCE, "the clients to be seen")
+            answer = ask(f"--from={page}", *flags(dovecot))
+        self.assertEqual(answer["peak"], LIMIT)
+        self.assertIn("0 clients at most in the exporter's last minute", answer["seen"])
 
     def test_bad_input(self: Any) -> None:
         dovecot = self.start(**{SERVICE: PERFORMANCE_MODE})
@@ -283,6 +349,7 @@ class Advise:
             "is no Prometheus: give --prometheus the URL": [f"--prometheus={says(self, 200, '<html>')}", *here],
             "lets nobody in (http status: 401)": [f"--prometheus={says(self, 401, '')}", *here],
             "cannot be told: let the master be asked": [SERVICE, "--dovecot.master-socket=/nowhere", *here],
+            "asked (give --dovecot.master-socket its socket), or": [SERVICE, "--dovecot.master-socket=", *here],
             "cannot be run": [*(flag for flag in here if "doveconf=" not in flag), "--dovecot.doveconf=/nowhere"],
         }.items():
             with self.subTest(words):
@@ -310,6 +377,26 @@ class Advise23(Advise, unittest.TestCase):
 
 class Advise24(Advise, unittest.TestCase):
     generation = "2.4"
+
+    def test_processes_with_sockets_of_their_own(self) -> None:
+        """`reuse_port` of 2.4.4, by an output of doveconf that is made up: no such Dovecot is at hand."""
+        settings = {**PERFORMANCE_MODE, "process_limit": 2, "process_min_avail": 2, "client_limit": LIMIT}
+        dovecot = self.start(**{SERVICE: settings})
+        own = rf"s/^service {SERVICE} {{/&\n  reuse_port = yes/; s/^# 2\.4\.[0-9]*/# 2.4.4/"
+        (dovecot.lab / "made-up").mkdir()
+        doveconf = self.wrapper(dovecot.lab / "made-up", dovecot.doveconf, f'{dovecot.doveconf} "$@" | sed "{own}"')
+        here = [flag for flag in flags(dovecot) if "doveconf=" not in flag]
+        with Clients(dovecot) as clients:
+            clients.idle(LIMIT * 2)
+            wait_until(lambda: ask(*flags(dovecot))["in_use"] == LIMIT * 2, PATIENCE, "the clients to be seen")
+            answer = ask(f"--dovecot.doveconf={doveconf}", *here)
+        self.assertEqual(answer["dovecot_version"], "2.4.4")
+        (option,) = answer["options"]
+        numbers = dict(re.findall(r"(process_limit|process_min_avail) = (\d+)", option["block"].partition("}")[0]))
+        self.assertEqual(numbers["process_limit"], numbers["process_min_avail"])
+        self.assertGreater(int(numbers["process_limit"]), 2)
+        self.assertEqual(answer["recommended"], "shared")
+        self.assertIn("reuse_port", answer["recommended_reason"])
 
 
 class Remembering(Prometheus):

@@ -49,11 +49,14 @@ impl Lines {
             if !kind.is_file() {
                 return Err(io::Error::new(ErrorKind::Unsupported, "it is no regular file"));
             }
-            let left = MAX_BYTES - self.bytes;
+            let left = MAX_BYTES.saturating_sub(self.bytes);
             self.bytes += File::open(path)?.take(left + 1).read_to_end(&mut text)? as u64;
             self.files += 1;
             if self.bytes > MAX_BYTES || self.files > MAX_FILES {
-                return Err(io::Error::new(ErrorKind::FileTooLarge, "the configuration is too large"));
+                return Err(io::Error::new(
+                    ErrorKind::FileTooLarge,
+                    "the configuration is too large: it has more than 8 MiB or 1000 files",
+                ));
             }
         }
         self.open.push(Open { path: path.to_owned(), text, at: 0, line: 0 });

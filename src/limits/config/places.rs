@@ -1,6 +1,9 @@
 //! Where a setting is, and where a further one is read last.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use super::{
     include::Lines,
@@ -33,10 +36,12 @@ pub fn last_file(config: &Path) -> Option<PathBuf> {
     }
 }
 
-/// What sets one of `keys` of `service` now, in the order in which Dovecot reads it: the key, and the place.
-pub fn of_setting(config: &Path, service: &Service, keys: &[&str]) -> Vec<(String, String)> {
+/// What sets one of `keys` of `service` now, in the order in which Dovecot reads it: the key, and the place. The error
+/// is why not all of it can be read.
+pub fn of_setting(config: &Path, service: &Service, keys: &[&str]) -> Result<Vec<(String, String)>, String> {
     let (mut places, mut blocks) = (Vec::new(), Vec::new());
-    let Ok(mut lines) = Lines::of(config) else { return places };
+    let unread = |path: &Path, why: &dyn Display| format!("{} cannot be read ({why})", path.display());
+    let mut lines = Lines::of(config).map_err(|error| unread(config, &error))?;
     while let Some(text) = lines.next() {
         match parse(&text) {
             Some(Line::Begin(kind, name)) => blocks.push((kind, name)),
@@ -51,11 +56,14 @@ pub fn of_setting(config: &Path, service: &Service, keys: &[&str]) -> Vec<(Strin
                 let key = key.filter(known).or_else(|| key?.strip_prefix("service_").filter(known));
                 places.extend(key.map(|key| (key.to_owned(), lines.place())));
             }
-            Some(Line::Include(pattern, must)) => drop(lines.include(&pattern, must)),
+            Some(Line::Include(pattern, must)) => {
+                let denied = lines.include(&pattern, must)?;
+                denied.first().map_or(Ok(()), |path| Err(unread(path, &"permission denied")))?;
+            }
             None => {}
         }
     }
-    places
+    Ok(places)
 }
 
 fn parse(text: &str) -> Option<Line> {
@@ -106,7 +114,30 @@ mod tests {
         let place = |file, line| {
             ("process_limit".to_owned(), format!("{} line {line}", folder.path().join(file).display()))
         };
-        assert_eq!(places, [place("more.conf", 2), place("dovecot.conf", 6), place("dovecot.conf", 11)]);
-        assert_eq!(of_setting(&path, &service, &["client_limit"]), []);
+        assert_eq!(
+            places,
+            Ok(vec![place("more.conf", 2), place("dovecot.conf", 6), place("dovecot.conf", 11)])
+        );
+        assert_eq!(of_setting(&path, &service, &["client_limit"]), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_set_it() {
+        let (folder, path) =
+            config("!include a.conf\n!include b.conf\nservice imap {\n  process_limit = 5\n}\n");
+        let place = |file: &str| folder.path().join(file);
+        fs::write(place("a.conf"), vec![b'\n'; 8 << 20]).expect("a file");
+        fs::write(place("b.conf"), "\n").expect("a file");
+        let service = Service::parse("imap").expect("a name");
+        let places = || of_setting(&path, &service, &["process_limit"]);
+        let words = |file: &str, why| Err(format!("{} cannot be included ({why})", place(file).display()));
+        let large = "the configuration is too large: it has more than 8 MiB or 1000 files";
+        assert_eq!(places(), words("a.conf", large));
+        fs::remove_file(place("a.conf")).expect("a file");
+        assert_eq!(places(), Err(format!("nothing matches {}", place("a.conf").display())));
+        assert_eq!(
+            of_setting(&place("c.conf"), &service, &[]).map_err(|error| error.contains("c.conf")),
+            Err(true)
+        );
     }
 }
