@@ -355,6 +355,10 @@ def most(role: str, number: int, service: str, age: float, window: float) -> flo
 
 def trend(name: str, role: str, number: int, service: str, age: float) -> float | None:
     """What the trend's rules record, per capacity, if anything."""
+
+    def recorded(what: str, back: float = 0) -> float:
+        return trend(what, role, number, service, age + back) or 0
+
     match name.removeprefix("instance_service:dovecot_service_clients:"):
         case "min5m" | "in_use":
             return fullness(role, number, service, age)
@@ -367,19 +371,17 @@ def trend(name: str, role: str, number: int, service: str, age: float) -> float 
         case "max1d_min31h":
             return min(most(role, number, service, age + back * HOUR, DAY) for back in (0, 31))
         case "max1d_grown":
-            grown = min(most(role, number, service, age + back * HOUR, DAY) for back in (0, 31))
-            before = max(most(role, number, service, age + days * DAY, 3 * DAY) for days in (6, 9, 12))
-            return grown if grown > before else None
+            grown = recorded("max1d_min31h")
+            return grown if grown > max(recorded("max3d", days * DAY) for days in (6, 9, 12)) else None
         case "max1h_usual4h":
             return max(most(role, number, service, age + week * WEEK - 4 * HOUR, HOUR) for week in (1, 2))
         case "max1h_unusual":
             now, *then = (most(role, number, service, age + week * WEEK, HOUR) for week in (0, 1, 2))
             return now - max(then)
         case "max1h_predicted4h":
-            of = lambda what, age: trend(f"instance_service:dovecot_service_clients:{what}", role, number, service, age) or 0
-            unusual = of("max1h_unusual", age)
-            grown = 4 * max(unusual - of("max1h_unusual", age + HOUR), 0)
-            return of("max1h_usual4h", age) + unusual + grown if unusual > 0 else None
+            unusual = recorded("max1h_unusual")
+            grown = 4 * max(unusual - recorded("max1h_unusual", HOUR), 0)
+            return recorded("max1h_usual4h") + unusual + grown if unusual > 0 else None
     raise RuntimeError(f"what was {name} in the past? Say so in bench/fleet.py")
 
 
